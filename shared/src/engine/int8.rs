@@ -1,0 +1,158 @@
+//! The int8 engine: the float engine's twin in the integer contract, for the sensor and, bit for bit, the host.
+
+use super::arena::{self, Loan};
+use super::params::Int8Params;
+use crate::Error;
+use crate::graph::{Graph, Node, Op};
+use crate::image::ModelImage;
+use crate::kernels::{Map, add, conv, haar, max_pool, spatial_gate, squeeze_excite, upsample2};
+use crate::plan::{ALIGN, Element, Plan};
+use crate::quant::{Activation, Output};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// A graph with its model image and the buffer it runs in.
+pub struct Int8Engine<'a> {
+    graph: &'a Graph,
+    plan: &'a Plan,
+    image: ModelImage<'a>,
+    arena: &'a mut [i8],
+}
+
+/// The map of a node.
+#[derive(Debug, Clone, Copy)]
+pub enum View<'a> {
+    /// Every node's but the last.
+    Int8(Map<'a, i8>),
+    /// The logit map, dense, in steps of 1/256.
+    Logits(&'a [i16]),
+}
+
+impl<'a> Int8Engine<'a> {
+    /// `arena` of at least `plan.arena_len` bytes that starts at a multiple of 16. Errors: a plan, an arena or an image
+    /// that does not fit the graph.
+    pub fn new(graph: &'a Graph, plan: &'a Plan, image: ModelImage<'a>, arena: &'a mut [i8]) -> Result<Self, Error> {
+        if plan.element != Element::Int8 {
+            return Err(Error::WrongPlan);
+        }
+        let image = image.for_graph(graph)?;
+        if arena.len() < plan.arena_len {
+            return Err(Error::WrongLength { expected: plan.arena_len, found: arena.len() });
+        }
+        if !arena.as_ptr().addr().is_multiple_of(ALIGN) {
+            return Err(Error::Misaligned);
+        }
+        Ok(Int8Engine { graph, plan, image, arena })
+    }
+
+    /// The image that the engine runs.
+    pub fn image(&self) -> &ModelImage<'a> {
+        &self.image
+    }
+
+    /// Where the quantised frame (HWC) goes before [`Self::run_in_place`]; it must be written anew for every run.
+    pub fn input_mut(&mut self) -> Result<&mut [i8], Error> {
+        let node = self.graph.nodes().first().ok_or(Error::WrongPlan)?;
+        let len = arena::shape(self.plan, 0, node).extent().ok_or(Error::WrongPlan)?;
+        let start = self.plan.buffer(0).offset;
+        self.arena.get_mut(start..).and_then(|a| a.get_mut(..len)).ok_or(Error::WrongPlan)
+    }
+
+    /// The logits in steps of 1/256, row by row, of one quantised frame (HWC).
+    pub fn run(&mut self, input: &[i8]) -> Result<&[i16], Error> {
+        self.run_with(input, |_, _, _| {})
+    }
+
+    /// As [`Self::run`]; `tap` sees every node and its map as soon as it is there.
+    pub fn run_with(&mut self, input: &[i8], tap: impl FnMut(usize, &Node, View)) -> Result<&[i16], Error> {
+        let to = self.input_mut()?;
+        if to.len() != input.len() {
+            return Err(Error::WrongLength { expected: to.len(), found: input.len() });
+        }
+        to.iter_mut().zip(input).for_each(|(to, from)| *to = *from);
+        self.run_in_place_with(tap)
+    }
+
+    /// The logits of the frame that was written into [`Self::input_mut`].
+    pub fn run_in_place(&mut self) -> Result<&[i16], Error> {
+        self.run_in_place_with(|_, _, _| {})
+    }
+
+    /// As [`Self::run_in_place`], with the tap of [`Self::run_with`].
+    pub fn run_in_place_with(&mut self, mut tap: impl FnMut(usize, &Node, View)) -> Result<&[i16], Error> {
+        let last = self.graph.nodes().len().saturating_sub(1);
+        let image = self.image;
+        for (id, (node, params)) in image.params(self.graph).enumerate() {
+            self.node(id, node, params?, id == last)?;
+            if id == last {
+                tap(id, node, View::Logits(self.logits(last)?));
+            } else {
+                tap(id, node, View::Int8(arena::view(self.arena, self.plan, id, node)?));
+            }
+        }
+        self.logits(last)
+    }
+
+    fn logits(&self, last: usize) -> Result<&[i16], Error> {
+        let (start, bytes) = (self.plan.buffer(last).offset, 2 * self.plan.height * self.plan.width);
+        let bytes = self.arena.get(start..).and_then(|a| a.get(..bytes)).ok_or(Error::WrongPlan)?;
+        <[i16]>::ref_from_bytes(bytes.as_bytes()).map_err(|_| Error::Misaligned)
+    }
+
+    fn node(&mut self, id: usize, node: &Node, params: Int8Params, logits: bool) -> Result<(), Error> {
+        let (graph, plan, image) = (self.graph, self.plan, self.image);
+        let loan = Loan::new(self.arena, plan, id)?;
+        let input = |k: usize| -> Result<(Map<i8>, &Activation), Error> {
+            let id = usize::from(*node.inputs().get(k).ok_or(Error::WrongPlan)?);
+            let map = loan.input(plan, id, graph.nodes().get(id).ok_or(Error::WrongPlan)?)?;
+            Ok((map, image.activations().get(id).ok_or(Error::WrongPlan)?))
+        };
+        let zero_out = image.activations().get(id).ok_or(Error::WrongPlan)?.zero;
+        let place = Output::int8(zero_out, false);
+        match (node.op, params) {
+            (Op::Conv(c), Int8Params::Conv { weight, channels }) => {
+                let ((x, from), window) = (input(0)?, conv::Window::from(c));
+                let zero_in = from.zero as i8;
+                if logits {
+                    let shape = arena::shape(plan, id, node);
+                    let out = <[i16]>::mut_from_bytes(loan.into_buffer().as_mut_bytes());
+                    let out = crate::kernels::MapMut::new(out.map_err(|_| Error::Misaligned)?, shape)?;
+                    return conv::conv_int8(window, x, zero_in, weight, channels, Output::logit(), out);
+                }
+                let place = Output::int8(zero_out, c.relu);
+                conv::conv_int8(window, x, zero_in, weight, channels, place, loan.output(plan, id, node)?.0)
+            }
+            (Op::HaarInject, Int8Params::Rescale(scale)) => {
+                let (x, _) = input(0)?;
+                haar::haar_inject_int8(x, scale, place, loan.output(plan, id, node)?.0)
+            }
+            (Op::SpatialGate(_), Int8Params::SpatialGate { weight, bands, output }) => {
+                let (x, from) = input(0)?;
+                let (out, scratch) = loan.output(plan, id, node)?;
+                let scratch = <[i16]>::mut_from_bytes(scratch.as_mut_bytes()).map_err(|_| Error::Misaligned)?;
+                spatial_gate::spatial_gate_int8(x, from.zero as i8, weight, bands, output, place, scratch, out)
+            }
+            (Op::SqueezeExcite { .. }, Int8Params::SqueezeExcite(layer)) => {
+                let (x, from) = input(0)?;
+                let (out, scratch) = loan.output(plan, id, node)?;
+                let scratch = <[i32]>::mut_from_bytes(scratch.as_mut_bytes()).map_err(|_| Error::Misaligned)?;
+                squeeze_excite::squeeze_excite_int8(x, from.zero, &layer, place, scratch, out)
+            }
+            (Op::MaxPool { size }, _) => {
+                let (x, _) = input(0)?;
+                max_pool::max_pool(usize::from(size), x, loan.output(plan, id, node)?.0)
+            }
+            (Op::Upsample2, Int8Params::Rescale(scale)) => {
+                let (x, from) = input(0)?;
+                upsample2::upsample2_int8(x, from.zero, scale, place, loan.output(plan, id, node)?.0)
+            }
+            (Op::Add { relu }, Int8Params::Add(scale)) => {
+                let ((a, from_a), (b, from_b)) = (input(0)?, input(1)?);
+                let place = Output::int8(zero_out, relu);
+                add::add_int8(a, b, [from_a.zero, from_b.zero], scale, place, loan.output(plan, id, node)?.0)
+            }
+            // The frame and the members are already in place.
+            (Op::Input | Op::Concat, _) => Ok(()),
+            _ => Err(Error::WrongPlan),
+        }
+    }
+}

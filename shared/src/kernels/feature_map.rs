@@ -1,0 +1,262 @@
+//! Views of feature maps: HWC, pixel p channel c at `data[p·stride + c]`.
+
+use crate::Error;
+
+/// Size and layout of a map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Rows.
+    pub height: usize,
+    /// Pixels of a row.
+    pub width: usize,
+    /// Channels of the map.
+    pub channels: usize,
+    /// Elements from one pixel to the next: more than `channels` where the map is a member of a concatenation.
+    pub stride: usize,
+}
+
+impl Shape {
+    /// A map that has its buffer to itself.
+    pub const fn dense(height: usize, width: usize, channels: usize) -> Self {
+        Shape { height, width, channels, stride: channels }
+    }
+
+    /// Pixels of the map.
+    pub const fn pixels(&self) -> usize {
+        self.height * self.width
+    }
+
+    /// Elements from the first to the last, both included; `None` where the shape is not one.
+    pub const fn extent(&self) -> Option<usize> {
+        if self.height == 0 || self.width == 0 || self.channels == 0 || self.channels > self.stride {
+            return None;
+        }
+        let Some(pixels) = self.height.checked_mul(self.width) else { return None };
+        match (pixels - 1).checked_mul(self.stride) {
+            Some(before_last) => before_last.checked_add(self.channels),
+            None => None,
+        }
+    }
+
+    /// Whether two maps have the same size and channels, whatever their strides.
+    pub const fn same_size(&self, other: &Shape) -> bool {
+        self.height == other.height && self.width == other.width && self.channels == other.channels
+    }
+
+    fn check(&self, len: usize) -> Result<usize, Error> {
+        let extent = self.extent().ok_or(Error::Shape)?;
+        if len < extent {
+            return Err(Error::WrongLength { expected: extent, found: len });
+        }
+        Ok(extent)
+    }
+}
+
+/// A map to read.
+#[derive(Debug, Clone, Copy)]
+pub struct Map<'a, T> {
+    data: &'a [T],
+    shape: Shape,
+}
+
+impl<'a, T: Copy> Map<'a, T> {
+    /// A map whose first pixel's first channel is `data[0]`. Errors: `data` shorter than the shape's extent.
+    pub fn new(data: &'a [T], shape: Shape) -> Result<Self, Error> {
+        let extent = shape.check(data.len())?;
+        Ok(Map { data: data.get(..extent).unwrap_or(data), shape })
+    }
+
+    /// Size and layout.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The channels of every pixel, row by row.
+    pub fn pixels(&self) -> Chunks<'a, T> {
+        pixels(self.data, self.shape)
+    }
+
+    /// Row `y`; `None` outside the map.
+    pub fn row(&self, y: usize) -> Option<Row<'a, T>> {
+        let len = self.shape.width * self.shape.stride;
+        let start = y.checked_mul(len)?;
+        let rest = if y < self.shape.height { self.data.get(start..)? } else { return None };
+        Some(Row { data: rest.get(..len).unwrap_or(rest), shape: self.shape })
+    }
+}
+
+/// One row of a map.
+#[derive(Debug, Clone, Copy)]
+pub struct Row<'a, T> {
+    data: &'a [T],
+    shape: Shape,
+}
+
+impl<'a, T: Copy> Row<'a, T> {
+    /// The channels of pixel `x`; `None` outside the row, so that a wrapped negative column is outside.
+    #[inline(always)]
+    pub fn pixel(&self, x: usize) -> Option<&'a [T]> {
+        if x >= self.shape.width {
+            return None;
+        }
+        let start = x * self.shape.stride;
+        self.data.get(start..start + self.shape.channels)
+    }
+
+    /// The channels of every pixel.
+    pub fn pixels(&self) -> Chunks<'a, T> {
+        pixels(self.data, self.shape)
+    }
+
+    /// The channels of the `size` pixels of every group of `size` neighbours.
+    pub fn groups(&self, size: usize) -> impl Iterator<Item = Chunks<'a, T>> + use<'a, T> {
+        let shape = self.shape;
+        // Without the gap after a row's last pixel, so that the last group is whole.
+        let len = (shape.stride * size).saturating_sub(shape.stride - shape.channels);
+        let groups = Chunks { rest: self.data, len, step: (shape.stride * size).max(1) };
+        groups.map(move |group| pixels(group, shape))
+    }
+}
+
+/// The first `len` elements of every `step`. Slices' own chunks divide by the step when they are zipped, and a step that
+/// the compiler cannot see to be above zero would leave a reachable panic.
+#[derive(Debug, Clone)]
+pub struct Chunks<'a, T> {
+    rest: &'a [T],
+    len: usize,
+    step: usize,
+}
+
+/// The whole chunks of `len` elements.
+pub(crate) fn chunks<T>(slice: &[T], len: usize) -> Chunks<'_, T> {
+    Chunks { rest: slice, len, step: len.max(1) }
+}
+
+impl<'a, T> Iterator for Chunks<'a, T> {
+    type Item = &'a [T];
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<&'a [T]> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let chunk = self.rest.get(..self.len)?;
+        // The last chunk may end before the gap that follows it.
+        self.rest = self.rest.get(self.step..).unwrap_or_default();
+        Some(chunk)
+    }
+}
+
+/// As [`Chunks`], to write.
+#[derive(Debug)]
+pub struct ChunksMut<'a, T> {
+    rest: &'a mut [T],
+    len: usize,
+    step: usize,
+}
+
+/// The whole chunks of `len` elements.
+pub(crate) fn chunks_mut<T>(slice: &mut [T], len: usize) -> ChunksMut<'_, T> {
+    ChunksMut { rest: slice, len, step: len.max(1) }
+}
+
+impl<'a, T> Iterator for ChunksMut<'a, T> {
+    type Item = &'a mut [T];
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<&'a mut [T]> {
+        let rest = core::mem::take(&mut self.rest);
+        if rest.is_empty() {
+            return None;
+        }
+        let step = self.step.min(rest.len());
+        let (chunk, rest) = rest.split_at_mut_checked(step)?;
+        self.rest = rest;
+        chunk.get_mut(..self.len)
+    }
+}
+
+fn pixels<T>(data: &[T], shape: Shape) -> Chunks<'_, T> {
+    Chunks { rest: data, len: shape.channels, step: shape.stride.max(1) }
+}
+
+/// A map to write.
+#[derive(Debug)]
+pub struct MapMut<'a, T> {
+    data: &'a mut [T],
+    shape: Shape,
+}
+
+impl<'a, T: Copy> MapMut<'a, T> {
+    /// A map whose first pixel's first channel is `data[0]`. Errors: `data` shorter than the shape's extent.
+    pub fn new(data: &'a mut [T], shape: Shape) -> Result<Self, Error> {
+        let extent = shape.check(data.len())?;
+        Ok(MapMut { data: data.get_mut(..extent).ok_or(Error::Shape)?, shape })
+    }
+
+    /// Size and layout.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The same map, to read.
+    pub fn as_map(&self) -> Map<'_, T> {
+        Map { data: self.data, shape: self.shape }
+    }
+
+    /// The channels of every pixel, row by row.
+    pub fn pixels_mut(&mut self) -> ChunksMut<'_, T> {
+        pixels_mut(self.data, self.shape)
+    }
+
+    /// The channels of the pixels from (`y`, `x`) on, through the end of the map; none outside it.
+    pub fn pixels_from_mut(&mut self, y: usize, x: usize) -> ChunksMut<'_, T> {
+        let shape = self.shape;
+        pixels_mut(self.from_mut(y, x), shape)
+    }
+
+    /// The elements from the first channel of the pixel (`y`, `x`) on; none outside the map.
+    pub fn from_mut(&mut self, y: usize, x: usize) -> &mut [T] {
+        let start = (y * self.shape.width + x).saturating_mul(self.shape.stride);
+        self.data.get_mut(start..).unwrap_or_default()
+    }
+}
+
+fn pixels_mut<T>(data: &mut [T], shape: Shape) -> ChunksMut<'_, T> {
+    ChunksMut { rest: data, len: shape.channels, step: shape.stride.max(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_of_a_concatenation_shows_its_own_channels_only() {
+        // 1×3 pixels of 4 channels; the member is channels 1 and 2.
+        let buffer = [0, 1, 2, 3, 10, 11, 12, 13, 20, 21, 22, 23];
+        let shape = Shape { height: 1, width: 3, channels: 2, stride: 4 };
+        let map = Map::new(&buffer[1..], shape).unwrap();
+        assert!(map.pixels().eq([[1, 2], [11, 12], [21, 22]]));
+        let row = map.row(0).unwrap();
+        assert_eq!(row.pixel(2), Some(&[21, 22][..]));
+        assert_eq!(row.pixel(3), None);
+        assert_eq!(row.pixel(usize::MAX), None);
+        assert!(map.row(1).is_none());
+    }
+
+    #[test]
+    fn a_buffer_that_ends_with_the_last_pixels_channels_is_long_enough() {
+        let shape = Shape { height: 2, width: 2, channels: 1, stride: 3 };
+        assert!(Map::new(&[0u8; 10], shape).is_ok());
+        assert_eq!(Map::new(&[0u8; 9], shape).err(), Some(Error::WrongLength { expected: 10, found: 9 }));
+    }
+
+    #[test]
+    fn a_shape_without_pixels_or_wider_than_its_stride_is_refused() {
+        for shape in
+            [Shape::dense(0, 4, 1), Shape::dense(4, 4, 0), Shape { height: 1, width: 1, channels: 3, stride: 2 }]
+        {
+            assert_eq!(Map::new(&[0u8; 64], shape).err(), Some(Error::Shape));
+        }
+    }
+}
