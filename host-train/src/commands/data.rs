@@ -1,0 +1,229 @@
+//! `gsacp data`: synthetic sets, checks, point labels and contact sheets.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail, ensure};
+use clap::{Args, Subcommand};
+use rayon::prelude::*;
+
+use crate::data::dataset::Dataset;
+use crate::data::image::save_rgb_png;
+use crate::data::points::{self, Kind, Labels};
+use crate::data::progress::Progress;
+use crate::data::report;
+use crate::data::sheet::Sheet;
+use crate::data::synth::{self, Settings};
+
+/// Make, check and look at data sets.
+#[derive(Subcommand)]
+pub enum Data {
+    /// Write a synthetic set of infrared scenes with targets, masks, lists and points.
+    Synth(Synth),
+    /// Open everything that a list names and report what is there and what is wrong.
+    Check(Check),
+    /// Make single-point labels from masks.
+    Points(Points),
+    /// Draw a contact sheet of a list's images with boxes around the targets.
+    Preview(Preview),
+}
+
+/// A data set and one of its lists.
+#[derive(Args)]
+pub struct Selection {
+    /// The folder that holds images/, masks/ and img_idx/.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// A list of names: a file, or the name of one in img_idx/.
+    #[arg(long, value_name = "FILE")]
+    list: PathBuf,
+}
+
+/// Options of `data synth`.
+#[derive(Args)]
+pub struct Synth {
+    /// The folder to write; it must not exist yet, or be empty.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Number of frames; every fifth goes into val.txt.
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    count: usize,
+    /// Seed of everything drawn.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// Size of the frames.
+    #[arg(long, value_name = "WxH", default_value = "256x256", value_parser = size)]
+    size: (usize, usize),
+    /// Least and greatest ratio of a target's peak to the deviation of its surroundings.
+    #[arg(long, value_name = "LOW,HIGH", default_value = "5,14", value_parser = contrast)]
+    contrast: [f32; 2],
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Options of `data check`.
+#[derive(Args)]
+pub struct Check {
+    #[command(flatten)]
+    selection: Selection,
+    /// Check this points file as well.
+    #[arg(long, value_name = "FILE")]
+    points: Option<PathBuf>,
+    /// Accept masks of another size than their image (they are resized, nearest neighbour).
+    #[arg(long)]
+    resize_mask: bool,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Options of `data points`.
+#[derive(Args)]
+pub struct Points {
+    #[command(flatten)]
+    selection: Selection,
+    /// Floor of each target's centroid, or a random pixel of the target near it.
+    #[arg(long, value_enum, default_value_t = Kind::Centroid)]
+    kind: Kind,
+    /// Seed of the coarse points.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// The points file to write (JSON).
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Resize masks of another size than their image (nearest neighbour).
+    #[arg(long)]
+    resize_mask: bool,
+}
+
+/// Options of `data preview`.
+#[derive(Args)]
+pub struct Preview {
+    #[command(flatten)]
+    selection: Selection,
+    /// The PNG to write.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Number of images, evenly spaced in the list.
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    count: usize,
+    /// Images in a row.
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    columns: usize,
+    /// Side of the square for one image, in pixels.
+    #[arg(long, value_name = "PX", default_value_t = 256)]
+    cell: usize,
+    /// No boxes.
+    #[arg(long)]
+    plain: bool,
+}
+
+impl Data {
+    /// Runs the command.
+    pub fn run(self) -> Result<()> {
+        match self {
+            Self::Synth(options) => options.run(),
+            Self::Check(options) => options.run(),
+            Self::Points(options) => options.run(),
+            Self::Preview(options) => options.run(),
+        }
+    }
+}
+
+impl Selection {
+    fn open(&self) -> Result<Dataset> {
+        Dataset::open(&self.data, &self.list)
+    }
+}
+
+impl Synth {
+    fn run(self) -> Result<()> {
+        let (width, height) = self.size;
+        let settings = Settings { count: self.count, seed: self.seed, width, height, contrast: self.contrast };
+        let written = synth::write(&self.out, &settings)?;
+        if self.json {
+            println!("{}", serde_json::to_string(&written)?);
+        } else {
+            println!(
+                "{}: {} frames of {width}×{height} with {} targets; img_idx/train.txt has {}, val.txt {}; points.json has their centroids",
+                self.out.display(),
+                self.count,
+                written.targets,
+                written.train,
+                written.val
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Check {
+    fn run(self) -> Result<()> {
+        let Selection { data, list } = &self.selection;
+        let report = report::check(data, list, self.points.as_deref(), self.resize_mask)?;
+        match self.json {
+            true => println!("{}", serde_json::to_string_pretty(&report)?),
+            false => println!("{}", report.text()),
+        }
+        match report.problems.len() {
+            0 => Ok(()),
+            1 => bail!("1 problem in {}: correct it, or leave that name out of the list", data.display()),
+            several => {
+                bail!("{several} problems in {}: correct them, or leave those names out of the list", data.display())
+            }
+        }
+    }
+}
+
+impl Points {
+    fn run(self) -> Result<()> {
+        let dataset = self.selection.open()?;
+        dataset.require_masks()?;
+        let progress = Progress::new("reading masks", dataset.samples.len());
+        let labels: Labels = dataset
+            .samples
+            .par_iter()
+            .map(|sample| {
+                let image = sample.load_image()?;
+                let mask = sample.load_mask(image.width, image.height, self.resize_mask)?;
+                progress.step();
+                Ok((sample.name.clone(), points::from_mask(&mask, self.kind, self.seed, &sample.name)))
+            })
+            .collect::<Result<_>>()?;
+        points::write(&self.out, &labels)?;
+        let count: usize = labels.values().map(Vec::len).sum();
+        println!("{}: {count} points of {} images", self.out.display(), labels.len());
+        Ok(())
+    }
+}
+
+impl Preview {
+    fn run(self) -> Result<()> {
+        ensure!((1..=400).contains(&self.count), "--count {}: give 1 to 400", self.count);
+        ensure!((16..=1024).contains(&self.cell), "--cell {}: give 16 to 1024 pixels", self.cell);
+        let dataset = self.selection.open()?;
+        let count = self.count.min(dataset.samples.len());
+        let mut sheet = Sheet::new(count, self.columns, self.cell);
+        for index in 0..count {
+            let sample = &dataset.samples[index * dataset.samples.len() / count];
+            let image = sample.load_image()?;
+            let mask = match self.plain || sample.mask.is_none() {
+                true => None,
+                false => Some(sample.load_mask(image.width, image.height, true)?),
+            };
+            sheet.draw(index, &image, mask.as_ref());
+            println!("{} {}", index + 1, sample.name);
+        }
+        save_rgb_png(&self.out, sheet.width, sheet.height, sheet.pixels)
+    }
+}
+
+fn size(text: &str) -> Result<(usize, usize), String> {
+    let parsed = text.split_once(['x', '×']).and_then(|(w, h)| Some((w.trim().parse().ok()?, h.trim().parse().ok()?)));
+    parsed.ok_or_else(|| format!("{text} is no size: write it as 256x192"))
+}
+
+fn contrast(text: &str) -> Result<[f32; 2], String> {
+    let parsed = text.split_once(',').and_then(|(l, h)| Some([l.trim().parse().ok()?, h.trim().parse().ok()?]));
+    parsed.ok_or_else(|| format!("{text} is no range: write it as 4,10"))
+}

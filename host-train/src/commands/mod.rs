@@ -1,0 +1,65 @@
+//! The command line: one file per command.
+use clap::{Parser, Subcommand};
+
+mod bench;
+mod calibrate;
+pub mod data;
+mod detect;
+mod eval;
+mod import_reference;
+pub mod pack;
+pub mod quantize;
+mod reference_check;
+mod threshold;
+mod train;
+
+/// Infrared small-target detection, trained from single points, for the sensor.
+#[derive(Parser)]
+#[command(name = "gsacp", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make, check and look at data sets.
+    #[command(subcommand)]
+    Data(data::Data),
+    /// Turn a reference checkpoint into a model of this project.
+    ImportReference(import_reference::ImportReference),
+    /// Compare candle and the float engine with the reference, map by map.
+    ReferenceCheck(reference_check::ReferenceCheck),
+    /// Find the targets in images.
+    Detect(detect::Detect),
+    /// Score a model on the images of a list.
+    Eval(eval::Eval),
+    /// Quantise a trained model to int8.
+    Quantize(quantize::QuantizeArgs),
+    /// Measure the thresholds for requested false-alarm rates and store them in the model.
+    Calibrate(calibrate::Calibrate),
+    /// Pack an int8 model into a model image.
+    Pack(pack::PackArgs),
+    /// Train the detector from single points.
+    Train(train::TrainArgs),
+    /// Measure this program on this machine.
+    Bench(bench::BenchArgs),
+}
+
+impl Cli {
+    /// Runs the chosen command.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Data(command) => command.run(),
+            Command::ImportReference(command) => command.run(),
+            Command::ReferenceCheck(command) => command.run(),
+            Command::Detect(command) => command.run(),
+            Command::Eval(command) => command.run(),
+            Command::Quantize(command) => command.run(),
+            Command::Calibrate(command) => command.run(),
+            Command::Pack(command) => command.run(),
+            Command::Train(command) => command.run(),
+            Command::Bench(command) => command.run(),
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! A training set in memory: every image decoded once, at its file's depth, with its points and their priors.
+//!
+//! A batch is a pure function of (settings, seed, epoch, index): whoever computes it, in whatever order, gets the same bits.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use rayon::prelude::*;
+
+use super::augment::{Augment, Window};
+use super::dataset::{Dataset, Normalisation};
+use super::image::{GrayImage, Mask, Moments, StoredImage};
+use super::patch::Patch;
+use super::points::{self, Labels, Point, Source};
+use super::progress::Progress;
+use super::random::{permutation, stream};
+
+/// Computes the local prior of every point of an image, in image coordinates: one patch per point, in order.
+pub type Prior<'a> = dyn Fn(&GrayImage, &[Point]) -> Vec<Patch> + Sync + 'a;
+
+/// One image with its labels.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// Its name in the list.
+    pub name: String,
+    /// Its pixels.
+    pub image: StoredImage,
+    /// Its mask, where masks were asked for.
+    pub mask: Option<Mask>,
+    /// Its point labels.
+    pub points: Vec<Point>,
+    /// The prior of each point, in image coordinates.
+    pub patches: Vec<Patch>,
+}
+
+/// What a training set reads besides the images.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// Where the points come from.
+    pub points: Source,
+    /// Keep the masks, for full supervision.
+    pub masks: bool,
+    /// Resize masks whose size is not their image's, instead of an error.
+    pub resize_mask: bool,
+}
+
+/// A training set in memory.
+#[derive(Debug)]
+pub struct TrainSet {
+    /// The images in the list's order; at least one.
+    pub items: Vec<Item>,
+}
+
+/// A point label in a crop, with its prior.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seed {
+    /// Column in the crop.
+    pub x: u32,
+    /// Row in the crop.
+    pub y: u32,
+    /// The prior in crop coordinates; empty if nothing but zeros lies in the crop.
+    pub patch: Patch,
+}
+
+/// Crops of one step. All vectors have one entry per crop but `masks`, which is empty when no masks were asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// The epoch, from 0.
+    pub epoch: u64,
+    /// The batch within the epoch, from 0.
+    pub index: usize,
+    /// Position of each crop's image in [`TrainSet::items`].
+    pub items: Vec<usize>,
+    /// Name of each crop's image.
+    pub names: Vec<String>,
+    /// Where each crop was taken: cuts a label map of one's own in the same way.
+    pub windows: Vec<Window>,
+    /// The crops, square, values in [0, 1].
+    pub images: Vec<GrayImage>,
+    /// Their masks.
+    pub masks: Vec<Mask>,
+    /// The points inside each crop.
+    pub seeds: Vec<Vec<Seed>>,
+    /// Priors that reach into the crop though their point lies outside: no background, and no target either.
+    pub cut_off: Vec<Vec<Patch>>,
+}
+
+/// What decides the batches, besides the set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Seed of order, crops and augmentation.
+    pub seed: u64,
+    /// Crops per batch, at least 1.
+    pub batch: usize,
+    /// Crops and augmentation.
+    pub augment: Augment,
+}
+
+impl TrainSet {
+    /// Reads every image of `dataset`, its points and, where asked, its mask, and computes the priors (all threads,
+    /// with a progress display). The first error in list order stops.
+    pub fn read(dataset: &Dataset, reading: &Reading, prior: &Prior<'_>) -> Result<Self> {
+        let labels = match &reading.points {
+            Source::File(path) => Some((points::read(path)?, path.as_path())),
+            Source::Masks { .. } => None,
+        };
+        if labels.is_none() || reading.masks {
+            dataset.require_masks()?;
+        }
+        let progress = Progress::new("reading images", dataset.samples.len());
+        let items: Vec<Result<Item>> = dataset
+            .samples
+            .par_iter()
+            .map(|sample| {
+                let item = read_item(sample, reading, labels.as_ref().map(|(labels, path)| (labels, *path)), prior);
+                progress.step();
+                item
+            })
+            .collect();
+        Self::new(items.into_iter().collect::<Result<_>>()?)
+    }
+
+    /// From images already in memory; an error if there is none or a patch is missing.
+    pub fn new(items: Vec<Item>) -> Result<Self> {
+        ensure!(!items.is_empty(), "a training set needs at least one image");
+        for item in &items {
+            ensure!(
+                item.points.len() == item.patches.len(),
+                "{} has {} points and {} priors",
+                item.name,
+                item.points.len(),
+                item.patches.len()
+            );
+        }
+        Ok(Self { items })
+    }
+
+    /// Mean and deviation over all pixels, as [`Dataset::normalisation`].
+    pub fn normalisation(&self) -> Result<Normalisation> {
+        let moments = self.items.iter().map(|item| item.image.moments()).fold(Moments::default(), Moments::plus);
+        Normalisation::of(moments)
+    }
+
+    /// Whole batches in an epoch. What is left over is left out (a small batch has poor batch statistics) and comes up
+    /// in another epoch's order; a set smaller than a batch gives one smaller batch.
+    pub fn batches_per_epoch(&self, batch: usize) -> usize {
+        (self.items.len() / batch.max(1)).max(1)
+    }
+
+    /// The batch `index` of `epoch`.
+    pub fn batch(&self, plan: &Plan, epoch: u64, index: usize) -> Batch {
+        let order = permutation(&mut stream(plan.seed, "order", epoch, 0), self.items.len());
+        let first = index * plan.batch;
+        let chosen: Vec<usize> = order.into_iter().skip(first).take(plan.batch).collect();
+        let mut batch = Batch {
+            epoch,
+            index,
+            items: chosen.clone(),
+            names: Vec::new(),
+            windows: Vec::new(),
+            images: Vec::new(),
+            masks: Vec::new(),
+            seeds: Vec::new(),
+            cut_off: Vec::new(),
+        };
+        for (place, item) in chosen.into_iter().enumerate() {
+            let item = &self.items[item];
+            let mut rng = stream(plan.seed, "crop", epoch, (first + place) as u64);
+            let window = plan.augment.window(&mut rng, item.image.width, item.image.height, &item.points);
+            let mut image = window.image(&item.image);
+            plan.augment.tone(&mut rng, &mut image);
+            let (mut seeds, mut cut_off) = (Vec::new(), Vec::new());
+            for (point, patch) in item.points.iter().zip(&item.patches) {
+                let patch = window.patch(patch);
+                match window.crop_pixel(point.x as i32, point.y as i32) {
+                    Some((x, y)) => seeds.push(Seed { x, y, patch: patch.unwrap_or_default() }),
+                    None => cut_off.extend(patch),
+                }
+            }
+            batch.names.push(item.name.clone());
+            batch.windows.push(window);
+            batch.images.push(image);
+            batch.masks.extend(item.mask.as_ref().map(|mask| window.mask(mask)));
+            batch.seeds.push(seeds);
+            batch.cut_off.push(cut_off);
+        }
+        batch
+    }
+}
+
+fn read_item(
+    sample: &super::dataset::Sample,
+    reading: &Reading,
+    labels: Option<(&Labels, &Path)>,
+    prior: &Prior<'_>,
+) -> Result<Item> {
+    let image = StoredImage::open(&sample.image)?;
+    let mask = match labels.is_none() || reading.masks {
+        true => Some(sample.load_mask(image.width, image.height, reading.resize_mask)?),
+        false => None,
+    };
+    let points = match (&reading.points, labels, &mask) {
+        (Source::Masks { kind, seed }, _, Some(mask)) => points::from_mask(mask, *kind, *seed, &sample.name),
+        (_, Some((labels, path)), _) => {
+            points::points_of(labels, path, &sample.name, image.width, image.height)?.to_vec()
+        }
+        _ => None.context("no point labels")?,
+    };
+    let patches = if points.is_empty() { Vec::new() } else { prior(&image.to_gray(), &points) };
+    Ok(Item { name: sample.name.clone(), image, mask: mask.filter(|_| reading.masks), points, patches })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::image::Samples;
+    use super::*;
+
+    /// Ten images of 32×32 with a lone bright pixel each, its point, and a 3×3 prior around it.
+    fn lone_pixels() -> TrainSet {
+        let items = (0..10u32).map(|i| {
+            let point = Point { x: 3 * i, y: 31 - 2 * i };
+            let mut samples = vec![0u16; 32 * 32];
+            samples[(point.y * 32 + point.x) as usize] = 65535;
+            let patch = Patch {
+                x0: point.x as i32 - 1,
+                y0: point.y as i32 - 1,
+                width: 3,
+                height: 3,
+                values: vec![0.1, 0.2, 0.3, 0.4, 1.0, 0.6, 0.7, 0.8, 0.9],
+            };
+            let image = StoredImage { width: 32, height: 32, samples: Samples::Sixteen(samples.clone()) };
+            let mask = Mask { width: 32, height: 32, pixels: samples.iter().map(|&s| u8::from(s > 0)).collect() };
+            Item { name: format!("n{i}"), image, mask: Some(mask), points: vec![point], patches: vec![patch] }
+        });
+        TrainSet::new(items.collect()).unwrap()
+    }
+
+    fn plan(batch: usize) -> Plan {
+        let augment = Augment { crop: 16, target_share: 0.5, contrast: 0.0, brightness: 0.0, ..Augment::default() };
+        Plan { seed: 7, batch, augment }
+    }
+
+    #[test]
+    fn image_mask_point_and_prior_show_the_same_pixel_in_every_crop() {
+        let (set, plan) = (lone_pixels(), plan(5));
+        let (mut inside, mut outside) = (0, 0);
+        for epoch in 0..40 {
+            for index in 0..2 {
+                let batch = set.batch(&plan, epoch, index);
+                for crop in 0..5 {
+                    let bright: Vec<usize> = (0..256).filter(|&i| batch.images[crop].pixels[i] == 1.0).collect();
+                    let masked: Vec<usize> = (0..256).filter(|&i| batch.masks[crop].pixels[i] == 1).collect();
+                    let seeds: Vec<usize> = batch.seeds[crop].iter().map(|s| (s.y * 16 + s.x) as usize).collect();
+                    assert_eq!(bright, seeds, "no target without its point, no point without its target");
+                    assert_eq!(masked, seeds);
+                    for seed in &batch.seeds[crop] {
+                        assert_eq!(seed.patch.value(seed.x as i32, seed.y as i32), 1.0);
+                        inside += 1;
+                    }
+                    for patch in &batch.cut_off[crop] {
+                        assert!(batch.seeds[crop].is_empty() && patch.values.iter().all(|&v| v < 1.0));
+                        outside += 1;
+                    }
+                }
+            }
+        }
+        assert!(inside > 200 && outside > 5, "{inside} {outside}");
+    }
+
+    #[test]
+    fn an_epoch_holds_every_image_once_in_another_order() {
+        let (set, plan) = (lone_pixels(), plan(5));
+        let epoch = |epoch| [set.batch(&plan, epoch, 0).names, set.batch(&plan, epoch, 1).names].concat();
+        let (first, second) = (epoch(0), epoch(1));
+        assert_ne!(first, second);
+        for mut names in [first, second] {
+            names.sort();
+            assert_eq!(names, (0..10).map(|i| format!("n{i}")).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn what_does_not_fill_a_batch_is_left_out_and_a_small_set_gives_one_batch() {
+        let set = lone_pixels();
+        assert_eq!([1, 3, 4, 10, 11].map(|size| set.batches_per_epoch(size)), [10, 3, 2, 1, 1]);
+        assert_eq!(set.batch(&plan(16), 0, 0).images.len(), 10);
+    }
+}

@@ -1,0 +1,12 @@
+//! Training, evaluation and quantisation of the detector on the host.
+
+pub mod commands;
+pub mod data;
+pub mod evaluate;
+pub mod export;
+pub mod model;
+pub mod nn;
+pub mod quantize;
+pub mod reference;
+pub mod supervision;
+pub mod train;

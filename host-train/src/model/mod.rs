@@ -1,0 +1,8 @@
+//! The network on the host: its table of tensors, its files, and its candle executor.
+
+pub mod network;
+pub mod params;
+pub mod state;
+
+pub use network::{Mode, Msda, Outputs, input_tensor};
+pub use state::{ModelInfo, StateDict};

@@ -1,0 +1,105 @@
+//! Scale and zero point of every map, under the constraints of the integer contract.
+//!
+//! A concatenation is its members side by side in one buffer and max-pooling only picks values, so these maps share
+//! one pair with what they read; each such group is searched over the values of all its members.
+
+use gsacp_core::graph::{Graph, Op};
+
+use super::histogram::Histogram;
+use super::observe::Observations;
+use super::range::Affine;
+
+/// The first node of the group that each node belongs to.
+pub fn groups(graph: &Graph) -> Vec<usize> {
+    let mut group: Vec<usize> = (0..graph.nodes().len()).collect();
+    for (id, node) in graph.nodes().iter().enumerate() {
+        if !matches!(node.op, Op::Concat | Op::MaxPool { .. }) {
+            continue;
+        }
+        for &input in node.inputs() {
+            let (a, b) = (group[id], group[input as usize]);
+            let (first, other) = (a.min(b), a.max(b));
+            group.iter_mut().filter(|g| **g == other).for_each(|g| *g = first);
+        }
+    }
+    group
+}
+
+/// The input's pair: one step is one step of an 8-bit frame, so such frames enter without loss of contrast.
+/// `mean` and `std` are on the grey scale [0, 1].
+pub fn input_pair(mean: f32, std: f32) -> Affine {
+    let (mean, std) = (f64::from(mean), f64::from(std));
+    Affine {
+        scale: f64::from((1.0 / (255.0 * std)) as f32),
+        zero_point: (255.0 * mean - 128.0).round().clamp(-128.0, 127.0) as i8,
+    }
+}
+
+/// The pair of every node. The input's group takes [`input_pair`]; the last node is the logit map, whose 1/256 steps
+/// are not searched (its entry is scale 1/256, zero point 0).
+pub fn assign(graph: &Graph, seen: &Observations, input: Affine) -> Vec<Affine> {
+    let group = groups(graph);
+    let last = graph.nodes().len() - 1;
+    let logits = Affine { scale: 1.0 / f64::from(256.0f32), zero_point: 0 };
+    let mut pairs = vec![logits; graph.nodes().len()];
+    for first in 0..last {
+        if group[first] != first {
+            continue;
+        }
+        let members: Vec<usize> = (first..last).filter(|&id| group[id] == first).collect();
+        let pair = if first == 0 {
+            input
+        } else {
+            let mut histogram = Histogram::default();
+            for &id in members.iter().filter(|&&id| graph.nodes()[id].op != Op::Concat) {
+                histogram.merge(&seen.nodes[id].histogram);
+            }
+            Affine::search(&histogram)
+        };
+        members.iter().for_each(|&id| pairs[id] = pair);
+    }
+    pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gsacp_core::graph::{QUARTER, msda};
+
+    #[test]
+    fn concatenations_and_pools_share_their_pair_with_what_they_read() {
+        let graph = msda(QUARTER, 1);
+        let mut seen = Observations::new(&graph);
+        for (id, node) in graph.nodes().iter().enumerate() {
+            // Ranges that all differ, every third one signed.
+            let top = 1.0 + id as f32;
+            let low = if id % 3 == 0 { -top / 2.0 } else { 0.0 };
+            let map: Vec<f32> =
+                (0..64 * node.channels as usize).map(|i| low + (top - low) * (i % 97) as f32 / 96.0).collect();
+            seen.add(id, &map);
+        }
+        let input = input_pair(0.4, 0.2);
+        let pairs = assign(&graph, &seen, input);
+        for (id, node) in graph.nodes().iter().enumerate() {
+            if matches!(node.op, Op::Concat | Op::MaxPool { .. }) {
+                node.inputs().iter().for_each(|&j| assert_eq!(pairs[id], pairs[j as usize], "{}", node.label));
+            }
+        }
+        assert_eq!(pairs[0], input);
+        assert_eq!(pairs[graph.nodes().len() - 1].scale, 1.0 / 256.0);
+        let distinct: std::collections::BTreeSet<u64> = pairs.iter().map(|p| p.scale.to_bits()).collect();
+        assert!(distinct.len() > 60, "{} pairs", distinct.len());
+    }
+
+    #[test]
+    fn an_8_bit_frame_enters_step_by_step() {
+        let (mean, std) = (0.43, 0.17);
+        let pair = input_pair(mean, std);
+        for grey in 0..=255u8 {
+            let real = (f64::from(grey) / 255.0 - f64::from(mean)) / f64::from(std);
+            // The zero point is the mean's nearest step, so a step is hit to within half of one.
+            let step = i32::from(pair.quantise(real)) + 128;
+            assert!((step - i32::from(grey)).abs() <= 1, "{grey} enters as {step}");
+        }
+    }
+}

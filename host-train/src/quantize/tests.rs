@@ -1,0 +1,154 @@
+//! The whole path on a random network and synthetic frames: observe, build, pack, run, compare.
+
+use std::sync::OnceLock;
+
+use candle_core::Device;
+use gsacp_core::graph::{Graph, QUARTER, msda};
+
+use super::host::Int8Network;
+use super::observe::Observations;
+use super::report::{Comparison, LossReport};
+use super::{QuantizedModel, QuantizedNode, build, testing};
+use crate::data::image::{GrayImage, Samples, StoredImage};
+use crate::export::fold;
+use crate::model::{Mode, Msda, StateDict, input_tensor};
+
+/// The sides are no multiples of 16, so that padding is part of it.
+const WIDTH: usize = 75;
+const HEIGHT: usize = 60;
+
+fn image(index: u64) -> StoredImage {
+    let pixels = testing::frame(WIDTH, HEIGHT, index);
+    let samples = Samples::Eight(GrayImage { width: WIDTH, height: HEIGHT, pixels }.to_bytes());
+    StoredImage { width: WIDTH, height: HEIGHT, samples }
+}
+
+struct Network {
+    graph: Graph,
+    state: StateDict,
+    float: Msda,
+    model: QuantizedModel,
+}
+
+/// The network of one input channel, made once for all tests.
+fn shared() -> &'static Network {
+    static SHARED: OnceLock<Network> = OnceLock::new();
+    SHARED.get_or_init(|| network(1))
+}
+
+/// A random network, quantised with frames 0…3.
+fn network(channels: u16) -> Network {
+    let graph = msda(if channels == 1 { QUARTER } else { [4, 12, 16, 16, 16] }, channels);
+    let float = Msda::from_state(&graph, &testing::state(&graph, 7), &Device::Cpu).unwrap();
+    let record = testing::record(&graph);
+    // Batch norms settle as in training, or the maps of a random network grow from block to block.
+    for index in 0..20 {
+        let input = input_tensor(&[&image(index % 4).to_gray()], &record.model, &Device::Cpu).unwrap();
+        float.forward(&input, Mode::Train).unwrap();
+    }
+    let state = float.state().unwrap();
+    let mut seen = Observations::new(&graph);
+    for index in 0..4 {
+        seen.add_image(&float, &record.model, &image(index).to_gray()).unwrap();
+    }
+    let model = build(&graph, &fold(&state, &graph).unwrap(), &seen, record).unwrap();
+    Network { graph, state, float, model }
+}
+
+/// Frames 4…6, which the ranges were not chosen with.
+fn loss(n: &Network, model: &QuantizedModel) -> LossReport {
+    let int8 = Int8Network::from_model(model).unwrap();
+    let mut comparison = Comparison::new(&n.graph);
+    for index in 4..7 {
+        comparison.add(model, &n.float, &int8, &image(index)).unwrap();
+    }
+    comparison.report(model, &n.graph)
+}
+
+fn snr(report: &LossReport, layer: &str) -> f64 {
+    let found = report.layers.iter().find(|l| l.layer == layer).expect("the layer is in the table");
+    found.snr_db.expect("the layer is not zero throughout")
+}
+
+#[test]
+fn the_int8_engine_tracks_the_float_network() {
+    for n in [shared(), &network(3)] {
+        let report = loss(n, &n.model);
+        for (layer, least) in [("input", 45.0), ("stage.layer1.0", 30.0), ("stage.resnet1_2", 22.0), ("logits", 18.0)] {
+            assert!(snr(&report, layer) > least, "{layer} {:.1} dB of {least}", snr(&report, layer));
+        }
+        assert!(report.layers.iter().all(|l| l.snr_db.is_none_or(|db| db > 8.0)), "{report}");
+        assert!(report.logit_bias.abs() < 0.3 * report.logit_rms, "{report}");
+    }
+}
+
+/// If a wrong factor could pass the test above, it would prove nothing: one layer's bias is moved by a tenth of its range.
+#[test]
+fn a_wrong_bias_shows_in_its_layer_and_not_before_it() {
+    let n = shared();
+    let mut spoilt = n.model.clone();
+    let id = n.graph.find("mlcl2").unwrap();
+    let QuantizedNode::Conv(conv) = &mut spoilt.nodes[id] else { panic!("a conv") };
+    for (bias, &scale) in conv.bias.iter_mut().zip(&conv.matrix.scale) {
+        let step = f64::from(scale) * n.model.activations[usize::from(n.graph.nodes()[id].inputs()[0])].scale;
+        *bias += (25.5 * n.model.activations[id].scale / step) as i32;
+    }
+    let (good, bad) = (loss(n, &n.model), loss(n, &spoilt));
+    assert_eq!(snr(&good, "mlcl2.branch0.0"), snr(&bad, "mlcl2.branch0.0"));
+    assert!(snr(&bad, "mlcl2") < snr(&good, "mlcl2") - 6.0, "{} {}", snr(&bad, "mlcl2"), snr(&good, "mlcl2"));
+}
+
+#[test]
+fn the_same_images_give_the_same_model_and_image() {
+    let (a, b) = (shared(), network(1));
+    assert_eq!(a.model.to_bytes().unwrap(), b.model.to_bytes().unwrap());
+    assert_eq!(a.model.to_image().unwrap(), b.model.to_image().unwrap());
+    let other = build(
+        &a.graph,
+        &fold(&a.state, &a.graph).unwrap(),
+        &testing::invented_maps(&a.graph),
+        testing::record(&a.graph),
+    );
+    assert_ne!(other.unwrap().to_image().unwrap(), a.model.to_image().unwrap());
+}
+
+#[test]
+fn the_image_carries_normalisation_and_operating_points() {
+    let n = shared();
+    let int8 = Int8Network::from_model(&n.model).unwrap();
+    assert_eq!(*int8.info(), n.model.record.model);
+    let points = int8.operating_points().unwrap();
+    assert_eq!((points.len(), points[0].threshold, points[0].pd), (1, -128, 0.9));
+}
+
+#[test]
+fn logits_are_cropped_to_the_frame() {
+    let n = shared();
+    let int8 = Int8Network::from_model(&n.model).unwrap();
+    let image = image(4);
+    let whole = int8.run(&int8.quantise(&image).unwrap(), 80, 64, |_, _, _| {}).unwrap();
+    let cropped = int8.logits(&image).unwrap();
+    assert_eq!(cropped.len(), WIDTH * HEIGHT);
+    assert_eq!(cropped[WIDTH * 5..WIDTH * 5 + 3], whole[80 * 5..80 * 5 + 3]);
+}
+
+/// A frame of 8 bits enters as its own grey values less 128: not one bit of contrast is lost at the door.
+#[test]
+fn an_8_bit_frame_enters_unchanged() {
+    let n = shared();
+    let int8 = Int8Network::from_model(&n.model).unwrap();
+    let samples = Samples::Eight((0..=255).collect());
+    let q = int8.quantise(&StoredImage { width: 16, height: 16, samples }).unwrap();
+    assert!(q.iter().enumerate().all(|(grey, &q)| i32::from(q) == grey as i32 - 128));
+}
+
+#[test]
+fn damaged_images_are_refused() {
+    let bytes = shared().model.to_image().unwrap();
+    for at in [0, 9, 13, 40, 191, 1000, bytes.len() - 1] {
+        let mut bad = bytes.clone();
+        bad[at] ^= 0x10;
+        assert!(Int8Network::from_image(&bad).is_err(), "flipped at {at}");
+        assert!(Int8Network::from_image(&bytes[..at]).is_err(), "cut at {at}");
+    }
+}

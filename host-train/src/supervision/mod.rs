@@ -1,0 +1,202 @@
+//! What turns labels into a loss.
+//!
+//! [`Objective`] is what the trainer sees: a loss with named terms, and the variables that are trained beside the
+//! network's. Which supervision it is, the configuration says: [`gsacp`] from single points, with the local
+//! [`prior`] drawn once per image, or [`full`] from the true masks, the upper bound.
+
+pub mod full;
+pub mod gsacp;
+pub mod loss;
+pub mod prior;
+pub mod projection;
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use candle_core::{DType, Device, Tensor, Var};
+use serde::{Deserialize, Serialize};
+
+use self::gsacp::GsacpConfig;
+use self::prior::PriorConfig;
+use self::projection::Projection;
+use crate::data::image::GrayImage;
+use crate::data::patch::Patch;
+use crate::data::points::Point;
+use crate::data::train_set::Batch;
+use crate::model::Outputs;
+
+/// Where the loss comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Single points, masks drawn inside the batch.
+    #[default]
+    Gsacp,
+    /// True masks.
+    Full,
+}
+
+/// The `[supervision]` section of a run's configuration.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SupervisionConfig {
+    /// `gsacp` or `full`. Default `gsacp`.
+    pub method: Method,
+    /// The local prior of a point.
+    pub prior: PriorConfig,
+    /// The objective of GSACP.
+    pub gsacp: GsacpConfig,
+}
+
+impl SupervisionConfig {
+    /// An error that names the key when a number is out of range.
+    pub fn validate(&self) -> Result<()> {
+        self.prior.validate()?;
+        self.gsacp.validate()
+    }
+
+    /// Whether training needs the true masks.
+    pub fn needs_masks(&self) -> bool {
+        self.method == Method::Full
+    }
+
+    /// The priors of the points of an image, in order.
+    pub fn prior(&self) -> impl Fn(&GrayImage, &[Point]) -> Vec<Patch> + Sync + '_ {
+        |image, points| match self.method {
+            Method::Gsacp => prior::draw_all(image, points, &self.prior),
+            Method::Full => vec![Patch::default(); points.len()],
+        }
+    }
+}
+
+/// A loss with the terms it is made of.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// The loss, a scalar with a gradient.
+    pub loss: Tensor,
+    terms: Vec<(&'static str, Tensor)>,
+}
+
+impl Value {
+    /// A loss of 0 in the dtype and on the device of `like`.
+    fn new(like: &Tensor) -> candle_core::Result<Self> {
+        Ok(Self { loss: Tensor::zeros((), like.dtype(), like.device())?, terms: Vec::new() })
+    }
+
+    /// Adds `weight`·`term` to the loss; a term of weight 0 is only reported.
+    fn add(&mut self, name: &'static str, weight: f64, term: Tensor) -> candle_core::Result<()> {
+        if weight != 0.0 {
+            self.loss = (&self.loss + (&term * weight)?)?;
+        }
+        self.terms.push((name, term.detach()));
+        Ok(())
+    }
+
+    /// The loss and its unweighted terms, by name; the first is `loss`.
+    pub fn terms(&self) -> Result<Vec<(&'static str, f64)>> {
+        let scalar = |x: &Tensor| x.to_dtype(DType::F64)?.to_scalar::<f64>();
+        let terms = self.terms.iter().map(|(name, term)| Ok((*name, scalar(term)?)));
+        std::iter::once(Ok(("loss", scalar(&self.loss)?))).chain(terms).collect()
+    }
+}
+
+/// A supervision with its variables.
+#[derive(Clone, Debug)]
+pub struct Objective {
+    config: SupervisionConfig,
+    projection: Option<Projection>,
+    none: BTreeMap<String, Var>,
+}
+
+impl Objective {
+    /// For a network of these widths; `seed` decides the initial weights of the projection.
+    pub fn new(config: &SupervisionConfig, widths: [u16; 5], seed: u64, device: &Device) -> Result<Self> {
+        config.validate()?;
+        let [w1, w2, ..] = widths.map(usize::from);
+        let projection = match config.method {
+            Method::Gsacp => Some(Projection::new(w1, w2, config.gsacp.channels, seed, device)?),
+            Method::Full => None,
+        };
+        Ok(Self { config: config.clone(), projection, none: BTreeMap::new() })
+    }
+
+    /// What is trained beside the network, by name. Its gradient is missing in a batch without any seed.
+    pub fn vars(&self) -> &BTreeMap<String, Var> {
+        self.projection.as_ref().map_or(&self.none, Projection::vars)
+    }
+
+    /// The loss of a batch, `step` of `total` steps into the run.
+    pub fn evaluate(&self, outputs: &Outputs, batch: &Batch, step: u64, total: u64) -> Result<Value> {
+        let Some(projection) = &self.projection else {
+            return full::evaluate(&outputs.logits, &batch.masks);
+        };
+        let features = projection.features(&outputs.d1, &outputs.d2)?;
+        let fraction = step as f64 / total.max(1) as f64;
+        gsacp::evaluate(&outputs.logits, &features, &batch.seeds, &batch.cut_off, &self.config.gsacp, fraction)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::train_set::Seed;
+    use crate::nn::testing::{difference, random};
+
+    fn outputs() -> Outputs {
+        let f32 = |seed, dims: &[usize]| random(seed, dims).to_dtype(DType::F32).unwrap();
+        Outputs { logits: f32(1, &[2, 1, 16, 16]), d1: f32(2, &[2, 4, 16, 16]), d2: f32(3, &[2, 8, 8, 8]) }
+    }
+
+    fn batch() -> Batch {
+        let patch = Patch { x0: 4, y0: 6, width: 3, height: 1, values: vec![0.7, 1.0, 0.4] };
+        let mask = crate::data::image::Mask { width: 16, height: 16, pixels: vec![0; 256] };
+        Batch {
+            epoch: 0,
+            index: 0,
+            items: vec![0, 1],
+            names: vec!["a".into(), "b".into()],
+            windows: Vec::new(),
+            images: Vec::new(),
+            masks: vec![mask; 2],
+            seeds: vec![vec![Seed { x: 5, y: 6, patch }], vec![]],
+            cut_off: vec![vec![]; 2],
+        }
+    }
+
+    const WIDTHS: [u16; 5] = [4, 8, 16, 16, 16];
+
+    #[test]
+    fn gsacp_trains_its_projection_and_full_supervision_has_none() {
+        let objective = Objective::new(&SupervisionConfig::default(), WIDTHS, 1, &Device::Cpu).unwrap();
+        assert_eq!(objective.vars().keys().collect::<Vec<_>>(), [projection::NAME]);
+        let value = objective.evaluate(&outputs(), &batch(), 0, 10).unwrap();
+        let store = value.loss.backward().unwrap();
+        for (name, var) in objective.vars() {
+            let gradient = store.get(var).unwrap();
+            assert!(difference(gradient, &gradient.zeros_like().unwrap()) > 0.0, "{name}");
+        }
+        let config = SupervisionConfig { method: Method::Full, ..SupervisionConfig::default() };
+        let objective = Objective::new(&config, WIDTHS, 1, &Device::Cpu).unwrap();
+        assert!(objective.vars().is_empty() && config.needs_masks());
+        assert!(objective.evaluate(&outputs(), &batch(), 0, 10).unwrap().terms().unwrap()[0].1.is_finite());
+    }
+
+    #[test]
+    fn a_batch_gives_the_same_bits_again() {
+        let objective = Objective::new(&SupervisionConfig::default(), WIDTHS, 1, &Device::Cpu).unwrap();
+        let terms = || objective.evaluate(&outputs(), &batch(), 3, 10).unwrap().terms().unwrap();
+        assert_eq!(terms(), terms());
+    }
+
+    #[test]
+    fn the_configuration_survives_toml_and_refuses_unknown_keys() {
+        let config: SupervisionConfig =
+            toml::from_str("method = \"gsacp\"\n[prior]\nform = \"absolute\"\n[gsacp]\nlambda_hbc = 0").unwrap();
+        assert_eq!((config.prior.form, config.gsacp.lambda_hbc), (prior::Form::Absolute, 0.0));
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<SupervisionConfig>(&text).unwrap(), config);
+        assert!(toml::from_str::<SupervisionConfig>("[gsacp]\nlambda_hcb = 1").is_err());
+        let bad: SupervisionConfig = toml::from_str("[gsacp]\nchannels = 0").unwrap();
+        assert!(bad.validate().unwrap_err().to_string().contains("gsacp.channels"));
+    }
+}

@@ -1,0 +1,111 @@
+//! The prior on scenes drawn by hand.
+
+use super::*;
+
+const MIDDLE: Point = Point { x: 20, y: 20 };
+
+fn image(width: usize, height: usize, f: impl Fn(f32, f32) -> f32) -> GrayImage {
+    let pixels = (0..width * height).map(|i| f((i % width) as f32, (i / width) as f32)).collect();
+    GrayImage { width, height, pixels }
+}
+
+fn mask(patch: &Patch) -> Vec<(i32, i32)> {
+    let at = |i: usize| (patch.x0 + i as i32 % patch.width as i32, patch.y0 + i as i32 / patch.width as i32);
+    (0..patch.values.len()).filter(|&i| patch.values[i] > 0.5).map(at).collect()
+}
+
+/// A 3×3 square of contrast 0.3 on 0.2 with middle (20, 20).
+fn square(x: f32, y: f32) -> f32 {
+    if (x - 20.0).abs() <= 1.0 && (y - 20.0).abs() <= 1.0 { 0.5 } else { 0.2 }
+}
+
+#[test]
+fn a_square_target_is_drawn_exactly() {
+    let patch = draw(&image(48, 48, square), MIDDLE, &PriorConfig::default());
+    let expected: Vec<_> = (19..22).flat_map(|y| (19..22).map(move |x| (x, y))).collect();
+    assert_eq!(mask(&patch), expected);
+    assert_eq!(patch.value(20, 20), 1.0);
+    assert!(patch.values.iter().all(|g| (0.0..=1.0).contains(g)));
+}
+
+#[test]
+fn contrast_does_not_change_the_mask_of_the_contrast_form_but_that_of_the_absolute_one() {
+    let draw_at = |scale: f32, config: &PriorConfig| {
+        let hill = |x: f32, y: f32| 0.1 + scale * (-((x - 20.0).powi(2) + (y - 20.0).powi(2)) / 8.0).exp();
+        mask(&draw(&image(48, 48, hill), MIDDLE, config)).len()
+    };
+    assert_eq!(draw_at(0.1, &PriorConfig::default()), draw_at(0.8, &PriorConfig::default()));
+    assert_ne!(draw_at(0.1, &PriorConfig::paper()), draw_at(0.8, &PriorConfig::paper()));
+}
+
+#[test]
+fn a_tilted_background_is_taken_off() {
+    let tilted = |x: f32, y: f32| square(x, y) - 0.06 * x + 0.01 * y;
+    let flat = mask(&draw(&image(48, 48, square), MIDDLE, &PriorConfig::default()));
+    let on_slope = mask(&draw(&image(48, 48, tilted), MIDDLE, &PriorConfig::default()));
+    assert_eq!(flat, on_slope);
+    let untilted = PriorConfig { tilt: false, ..PriorConfig::default() };
+    assert_ne!(flat, mask(&draw(&image(48, 48, tilted), MIDDLE, &untilted)));
+}
+
+#[test]
+fn a_second_target_near_by_is_left_to_its_own_point() {
+    let two = |x: f32, y: f32| square(x, y).max(square(x - 6.0, y));
+    let patch = draw(&image(48, 48, two), MIDDLE, &PriorConfig::default());
+    assert_eq!(mask(&patch).len(), 9);
+    assert_eq!(patch.value(26, 20), 0.0);
+    // The paper's form keeps every component.
+    let paper = PriorConfig { sigma: 8.0, ..PriorConfig::paper() };
+    assert!(draw(&image(48, 48, two), MIDDLE, &paper).value(26, 20) > 0.5);
+}
+
+#[test]
+fn the_seed_moves_to_the_brightest_pixel_within_reach() {
+    let hill = |x: f32, y: f32| 0.1 + 0.5 * (-((x - 20.0).powi(2) + (y - 20.0).powi(2)) / 8.0).exp();
+    let hill = image(48, 48, hill);
+    let config = PriorConfig::default();
+    assert_eq!(draw(&hill, Point { x: 18, y: 22 }, &config), draw(&hill, MIDDLE, &config));
+    let still = PriorConfig { seed_shift: 0, ..config };
+    assert_eq!(draw(&hill, Point { x: 18, y: 22 }, &still).value(18, 22), 1.0);
+}
+
+#[test]
+fn a_dark_target_is_found_when_either_polarity_is_asked() {
+    let dark = image(48, 48, |x, y| 0.7 - square(x, y));
+    let either = PriorConfig { polarity: Polarity::Either, ..PriorConfig::default() };
+    assert_eq!(mask(&draw(&dark, MIDDLE, &either)).len(), 9);
+    assert_eq!(mask(&draw(&image(48, 48, square), MIDDLE, &either)).len(), 9);
+}
+
+#[test]
+fn an_order_bends_the_bell_but_not_its_half() {
+    for order in 1..=4 {
+        assert!((bell(HALF, order) - 0.5).abs() < 1e-6);
+    }
+    // exp(−½·2²) by hand.
+    assert!((bell(4.0, 1) - 0.135_335_28).abs() < 1e-6);
+    assert!(bell(0.5, 2) > bell(0.5, 1) && bell(3.0, 2) < bell(3.0, 1));
+}
+
+#[test]
+fn flat_images_edges_and_small_images_give_a_finite_patch() {
+    for (width, height, x, y) in [(8, 8, 0, 0), (8, 8, 7, 7), (40, 9, 39, 0), (1, 1, 0, 0)] {
+        for config in [PriorConfig::default(), PriorConfig::plain_contrast(), PriorConfig::paper()] {
+            let patch = draw(&image(width, height, |_, _| 0.25), Point { x, y }, &config);
+            assert!(patch.values.iter().all(|g| (0.0..=1.0).contains(g)), "{config:?}");
+            assert_eq!(patch.value(x as i32, y as i32), 1.0);
+        }
+    }
+}
+
+#[test]
+fn a_bad_number_is_an_error_that_names_its_key() {
+    let bad = PriorConfig { kappa: 0.0, ..PriorConfig::default() };
+    assert!(bad.validate().unwrap_err().to_string().contains("prior.kappa"));
+    assert!(PriorConfig { sigma: f32::NAN, ..PriorConfig::default() }.validate().is_err());
+    assert!(PriorConfig { percentile: 1.5, ..PriorConfig::default() }.validate().is_err());
+    for good in [PriorConfig::default(), PriorConfig::plain_contrast(), PriorConfig::paper()] {
+        good.validate().unwrap();
+    }
+    assert!(toml::from_str::<PriorConfig>("kapa = 1").is_err());
+}

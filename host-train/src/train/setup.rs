@@ -1,0 +1,66 @@
+//! From paths and options to a trainer that is ready to step.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use candle_core::Device;
+use crc::{CRC_32_ISO_HDLC, CRC_64_XZ, Crc};
+
+use super::config::RunConfig;
+use super::trainer::Trainer;
+use crate::data::dataset::Dataset;
+use crate::data::points::Source;
+use crate::data::train_set::{Reading, TrainSet};
+use crate::model::StateDict;
+
+/// The training data of a run.
+#[derive(Clone, Debug)]
+pub struct DataSource {
+    /// The data-set folder.
+    pub dir: PathBuf,
+    /// A list file, or the name of one in `img_idx/`.
+    pub list: PathBuf,
+    /// Where the point labels come from.
+    pub points: Source,
+}
+
+/// Reads the data, with the priors of its points, and builds the trainer.
+pub fn prepare(config: RunConfig, source: &DataSource, device: &Device) -> Result<(Trainer, Arc<TrainSet>)> {
+    let dataset = Dataset::open(&source.dir, &source.list)?;
+    let reading =
+        Reading { points: source.points.clone(), masks: config.supervision.needs_masks(), resize_mask: false };
+    let set = TrainSet::read(&dataset, &reading, &config.supervision.prior())?;
+    let fingerprint = fingerprint(&dataset, &set)?;
+    let total = config.schedule.total_steps(set.batches_per_epoch(config.schedule.batch) as u64);
+    let trainer = Trainer::new(config, set.normalisation()?, total, fingerprint, code_version(), device)?;
+    Ok((trainer, Arc::new(set)))
+}
+
+/// Starts `trainer` from the weights of the model file `path`.
+pub fn initialise(trainer: &mut Trainer, path: &Path) -> Result<()> {
+    let state = StateDict::read(path)?;
+    trainer.initialise(&state).with_context(|| format!("cannot start from {}", path.display()))
+}
+
+/// Files and point labels, hexadecimal: equal means the same training data.
+fn fingerprint(dataset: &Dataset, set: &TrainSet) -> Result<String> {
+    let crc = Crc::<u64>::new(&CRC_64_XZ);
+    let mut digest = crc.digest();
+    for item in &set.items {
+        digest.update(&(item.points.len() as u64).to_le_bytes());
+        for point in &item.points {
+            digest.update(&point.x.to_le_bytes());
+            digest.update(&point.y.to_le_bytes());
+        }
+    }
+    Ok(format!("{:016x}-{:016x}", dataset.fingerprint()?, digest.finalize()))
+}
+
+/// The program's version and the CRC-32 of its binary, which changes with every change of the code.
+pub fn code_version() -> String {
+    let binary = std::env::current_exe().and_then(std::fs::read);
+    let crc = binary
+        .map_or("unknown".to_string(), |bytes| format!("{:08x}", Crc::<u32>::new(&CRC_32_ISO_HDLC).checksum(&bytes)));
+    format!("{} (binary {crc})", env!("CARGO_PKG_VERSION"))
+}
