@@ -1,0 +1,9 @@
+//! One file per command.
+pub mod count;
+pub mod demo;
+pub mod pack;
+pub mod parity;
+pub mod run;
+pub mod setup;
+pub mod size;
+pub mod test;
