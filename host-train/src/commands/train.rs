@@ -12,7 +12,7 @@ use crate::train::config::{EvaluationConfig, RunConfig};
 use crate::train::device::DeviceKind;
 use crate::train::progress::clock;
 use crate::train::run::{self, Ending, RunFolder};
-use crate::train::setup::{DataSource, initialise, prepare};
+use crate::train::setup::{DataSource, initialise, prepare, round_maps};
 use crate::train::validate::Validator;
 
 /// Seed of coarse points made from masks: fixed, so that every run and every list sees the same clicks.
@@ -101,6 +101,10 @@ impl TrainArgs {
         }
         if let Some(path) = &self.init {
             initialise(&mut trainer, path)?;
+        }
+        if trainer.config().quantisation.aware && !self.resume {
+            ensure!(self.init.is_some(), "quantisation.aware fine-tunes a trained model: give it with --init");
+            round_maps(&mut trainer, &self.data.source())?;
         }
         let validator = match validation {
             Some(dataset) => {

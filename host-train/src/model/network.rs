@@ -10,6 +10,7 @@ use super::params::{self, Kind};
 use super::{ModelInfo, StateDict};
 use crate::data::random;
 use crate::nn;
+use crate::quantize::range::Affine;
 
 /// Momentum of the running statistics: running ← 0.9·running + 0.1·batch.
 const MOMENTUM: f64 = 0.1;
@@ -66,6 +67,8 @@ pub struct Msda {
     vars: BTreeMap<String, Var>,
     buffers: BTreeMap<String, Var>,
     features: [usize; 2],
+    /// What the map of each node is rounded to; empty where nothing is.
+    rounding: Vec<Option<Affine>>,
 }
 
 impl Msda {
@@ -137,8 +140,8 @@ impl Msda {
             })
             .collect::<Result<Vec<_>>>()?;
         let features = [graph.find("sbam1"), graph.find("sbam2")].map(|id| id.expect("msda names its decoder"));
-        let mut model =
-            Msda { graph: graph.clone(), layers, vars: BTreeMap::new(), buffers: BTreeMap::new(), features };
+        let (vars, buffers, rounding) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        let mut model = Msda { graph: graph.clone(), layers, vars, buffers, features, rounding };
         for (name, (var, kind)) in all {
             let home = if kind.trainable() { &mut model.vars } else { &mut model.buffers };
             home.insert(name, var);
@@ -177,6 +180,20 @@ impl Msda {
             var.set(&state.tensors[name].to_device(var.device())?)?;
         }
         Ok(())
+    }
+
+    /// From now on rounds every map to the int8 steps of `pairs`, one for each node, as the int8 engine does. The
+    /// logits keep their sixteen bits, concatenations and pools only pass on what is rounded already, and a frame's own
+    /// eight bits are the input's steps (that these miss the mean by a part of a step, the first bias makes good).
+    pub fn round_maps(&mut self, pairs: &[Affine]) {
+        let last = self.graph.nodes().len() - 1;
+        let nodes = self.graph.nodes().iter().zip(pairs).enumerate();
+        self.rounding = nodes
+            .map(|(id, (node, pair))| {
+                let exact = id == last || matches!(node.op, Op::Input | Op::Concat | Op::MaxPool { .. });
+                (!exact).then_some(*pair)
+            })
+            .collect();
     }
 
     /// Runs the network on a normalised batch `[N, C, H, W]` whose sides are multiples of 16.
@@ -222,6 +239,10 @@ impl Msda {
                 (Op::Concat, _) => Tensor::cat(&inputs, 1)?,
                 (Op::Add { relu }, _) => nn::add(inputs[0], inputs[1], relu)?,
                 (_, layer) => apply(layer, inputs[0], mode)?,
+            };
+            let out = match self.rounding.get(id).copied().flatten() {
+                Some(pair) => nn::round_to_steps(&out, pair.scale, pair.zero_point)?,
+                None => out,
             };
             tap(id, &out)?;
             for &j in node.inputs() {

@@ -233,6 +233,13 @@ pub fn scale_channels(x: &Tensor, s: &Tensor) -> Result<Tensor> {
     x.broadcast_mul(&s.unsqueeze(D::Minus1)?.unsqueeze(D::Minus1)?)
 }
 
+/// [`super::round_to_steps`]: what rounding adds to the clipped value is a constant to the gradient.
+pub fn round_to_steps(x: &Tensor, step: f64, low: f64, high: f64) -> Result<Tensor> {
+    let clipped = x.clamp(low * step, high * step)?;
+    let rounded = ((clipped.detach() / step)?.round()? * step)?;
+    &clipped + (rounded - clipped.detach())?
+}
+
 /// [`super::add`].
 pub fn add(x: &Tensor, y: &Tensor, relu: bool) -> Result<Tensor> {
     let sum = (x + y)?;

@@ -160,7 +160,7 @@ struct Add {
 }
 
 /// Elements a thread takes at a time.
-const CHUNK: usize = 1 << 14;
+pub(super) const CHUNK: usize = 1 << 14;
 
 impl Fused for Add {
     fn name(&self) -> &'static str {

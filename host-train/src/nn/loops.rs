@@ -208,6 +208,22 @@ vectorised! {
         }
     }
 
+    /// y = x to the nearest multiple of `step` between `low` and `high` steps.
+    fn round_to_steps<T>(y: &mut [T], x: &[T], step: T, low: T, high: T) {
+        for (y, x) in y.iter_mut().zip(x) {
+            let n = (*x / step).nearest();
+            let n = if n < low { low } else { n };
+            *y = step * if n > high { high } else { n };
+        }
+    }
+
+    /// d = g where x lies from `low` to `high`, else zero.
+    fn where_within<T>(d: &mut [T], x: &[T], g: &[T], low: T, high: T) {
+        for ((d, x), g) in d.iter_mut().zip(x).zip(g) {
+            *d = if *x < low || *x > high { T::zero() } else { *g };
+        }
+    }
+
     /// dz = s·(1 − s)·product: the gradient through a logistic function with output s.
     fn sigmoid_gradient<T>(dz: &mut [T], s: &[T], product: &[T]) {
         for ((dz, s), product) in dz.iter_mut().zip(s).zip(product) {

@@ -16,6 +16,7 @@ mod haar;
 mod loops;
 mod pool;
 pub(crate) mod real;
+mod round;
 #[cfg(test)]
 pub(crate) mod testing;
 mod upsample;
@@ -25,4 +26,5 @@ pub use conv::conv2d;
 pub use gate::{add, gate, scale_channels};
 pub use haar::{band_max_mean, haar_inject};
 pub use pool::max_pool;
+pub use round::round_to_steps;
 pub use upsample::upsample2;

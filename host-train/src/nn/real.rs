@@ -8,6 +8,8 @@ use super::conv::{self, Shape};
 pub(crate) trait Real: WithDType {
     /// e to the power of `self`; for f32 to two units in the last place, and within e^±87.
     fn exponential(self) -> Self;
+    /// The nearest integer, ties to the even one.
+    fn nearest(self) -> Self;
     /// y = conv(x) + b on the CPU; see [`super::conv`].
     fn conv_forward(shape: &Shape, x: &[Self], w: &[Self], b: Option<&[Self]>) -> Vec<Self>;
     /// The input's gradient of a convolution.
@@ -19,6 +21,9 @@ pub(crate) trait Real: WithDType {
 impl Real for f64 {
     fn exponential(self) -> f64 {
         self.exp()
+    }
+    fn nearest(self) -> f64 {
+        self.round_ties_even()
     }
     fn conv_forward(s: &Shape, x: &[f64], w: &[f64], b: Option<&[f64]>) -> Vec<f64> {
         conv::naive::forward(s, x, w, b)
@@ -48,6 +53,10 @@ impl Real for f32 {
         let e = 1.0 + r * (1.0 + r * (0.5 + r * (1.0 / 6.0 + r * tail)));
         let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
         e * f32::from_bits(exponent)
+    }
+    #[inline(always)]
+    fn nearest(self) -> f32 {
+        self.round_ties_even()
     }
     fn conv_forward(s: &Shape, x: &[f32], w: &[f32], b: Option<&[f32]>) -> Vec<f32> {
         conv::forward(s, x, w, b)

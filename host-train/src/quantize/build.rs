@@ -7,18 +7,23 @@
 use anyhow::{Context, Result, bail, ensure};
 use gsacp_core::graph::{Graph, Op};
 
-use super::groups;
 use super::observe::Observations;
 use super::range::Affine;
 use super::weights::{least_weight_scale, prove_no_overflow, quantise_channel};
 use super::{QuantizedConv, QuantizedGate, QuantizedMatrix, QuantizedModel, QuantizedNode, Record};
 use crate::export::NodeWeights;
 
-/// Quantises the folded weights of `graph` (one entry a node) for the maps that were `seen`. Errors name the layer.
-pub fn build(graph: &Graph, folded: &[NodeWeights], seen: &Observations, record: Record) -> Result<QuantizedModel> {
+/// Quantises the folded weights of `graph` (one entry a node) for maps with these scales and zero points, of which
+/// `seen` knows the means. Errors name the layer.
+pub fn build(
+    graph: &Graph,
+    folded: &[NodeWeights],
+    activations: Vec<Affine>,
+    seen: &Observations,
+    record: Record,
+) -> Result<QuantizedModel> {
     ensure!(folded.len() == graph.nodes().len(), "{} nodes have weights, not {}", folded.len(), graph.nodes().len());
     let info = &record.model;
-    let activations = groups::assign(graph, seen, groups::input_pair(info.mean, info.std));
     // By how much a quantised 8-bit frame lies above the real one: its zero point is the mean's nearest step.
     let steps = 255.0 * f64::from(info.mean);
     let input_shift = activations[0].scale * (steps - steps.round());

@@ -246,7 +246,8 @@ mod tests {
     fn model() -> QuantizedModel {
         let graph = msda(QUARTER, 1);
         let folded = crate::export::fold(&testing::state(&graph, 1), &graph).unwrap();
-        build(&graph, &folded, &testing::invented_maps(&graph), testing::record(&graph)).unwrap()
+        let (seen, record) = (testing::invented_maps(&graph), testing::record(&graph));
+        build(&graph, &folded, testing::ranges(&graph, &seen), &seen, record).unwrap()
     }
 
     /// The file with one tensor replaced (or added, or, with `None`, left out).

@@ -3,7 +3,9 @@
 //! A concatenation is its members side by side in one buffer and max-pooling only picks values, so these maps share
 //! one pair with what they read; each such group is searched over the values of all its members.
 
+use anyhow::{Context, Result, ensure};
 use gsacp_core::graph::{Graph, Op};
+use std::collections::BTreeMap;
 
 use super::histogram::Histogram;
 use super::observe::Observations;
@@ -61,6 +63,34 @@ pub fn assign(graph: &Graph, seen: &Observations, input: Affine) -> Vec<Affine> 
     pairs
 }
 
+/// Metadata key of the pairs that a network was trained to be rounded with.
+const KEY: &str = "gsacp.ranges";
+
+/// Puts the pairs of every node into a model's metadata.
+pub fn write_to(pairs: &[Affine], metadata: &mut BTreeMap<String, String>) {
+    metadata.insert(KEY.into(), serde_json::to_string(pairs).expect("plain numbers always serialise"));
+}
+
+/// The pairs in a model's metadata, if it has any; an error if they do not fit `graph` or the integer contract.
+pub fn read_from(metadata: &BTreeMap<String, String>, graph: &Graph) -> Result<Option<Vec<Affine>>> {
+    let Some(text) = metadata.get(KEY) else { return Ok(None) };
+    let pairs: Vec<Affine> = serde_json::from_str(text).with_context(|| format!("metadata `{KEY}` cannot be read"))?;
+    check(&pairs, graph).with_context(|| format!("metadata `{KEY}`"))?;
+    Ok(Some(pairs))
+}
+
+/// An error unless every node has a pair with a step above 0 and each group shares one.
+pub fn check(pairs: &[Affine], graph: &Graph) -> Result<()> {
+    let nodes = graph.nodes();
+    ensure!(pairs.len() == nodes.len(), "{} pairs for {} maps", pairs.len(), nodes.len());
+    for ((first, node), pair) in groups(graph).into_iter().zip(nodes).zip(pairs) {
+        let step = pair.scale;
+        ensure!(step.is_finite() && step > 0.0, "layer {}: a step of {step} is not above 0", node.label);
+        ensure!(*pair == pairs[first], "layer {}: its step is not that of {}", node.label, nodes[first].label);
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +119,28 @@ mod tests {
         assert_eq!(pairs[graph.nodes().len() - 1].scale, 1.0 / 256.0);
         let distinct: std::collections::BTreeSet<u64> = pairs.iter().map(|p| p.scale.to_bits()).collect();
         assert!(distinct.len() > 60, "{} pairs", distinct.len());
+    }
+
+    #[test]
+    fn pairs_in_metadata_come_back_and_impossible_ones_name_their_layer() {
+        let graph = msda(QUARTER, 1);
+        let good = vec![Affine { scale: f64::from(0.1f32), zero_point: -3 }; graph.nodes().len()];
+        let read = |pairs: &[Affine]| {
+            let mut metadata = BTreeMap::new();
+            write_to(pairs, &mut metadata);
+            read_from(&metadata, &graph).map_err(|e| format!("{e:#}"))
+        };
+        assert_eq!(read(&good), Ok(Some(good.clone())));
+        assert_eq!(read_from(&BTreeMap::new(), &graph).unwrap(), None);
+        assert!(read(&good[1..]).unwrap_err().contains("maps"));
+        let concat = graph.nodes().iter().position(|node| node.op == Op::Concat).unwrap();
+        for scale in [0.0, f64::NAN, 0.2] {
+            let mut bad = good.clone();
+            bad[concat].scale = scale;
+            // JSON has no NaN: it comes back as null and is refused as text.
+            let error = read(&bad).unwrap_err();
+            assert!(error.contains(graph.nodes()[concat].label.to_string().as_str()) || scale.is_nan(), "{error}");
+        }
     }
 
     #[test]

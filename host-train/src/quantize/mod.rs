@@ -181,6 +181,8 @@ pub struct Source {
     pub info: ModelInfo,
     /// CRC-32 of its file.
     pub crc: u32,
+    /// Scale and zero point of every map, where the network was trained to be rounded with them.
+    pub ranges: Option<Vec<Affine>>,
 }
 
 impl Source {
@@ -190,14 +192,15 @@ impl Source {
         let open = || -> Result<Self> {
             let state = StateDict::from_bytes(&bytes)?;
             let info = ModelInfo::read_from(&state.metadata)?;
-            Ok(Self { state, info, crc: Crc::<u32>::new(&CRC_32_ISO_HDLC).checksum(&bytes) })
+            let ranges = groups::read_from(&state.metadata, &info.graph()?)?;
+            Ok(Self { state, info, ranges, crc: Crc::<u32>::new(&CRC_32_ISO_HDLC).checksum(&bytes) })
         };
         open().with_context(|| format!("{}: not a usable model", path.display()))
     }
 }
 
-/// Quantises a float model with `images` images of the data set, drawn by `seed`. The same arguments give the same
-/// model, whatever the number of threads.
+/// Quantises a float model with `images` images of the data set, drawn by `seed`. Ranges that the model was trained with
+/// are kept; others are searched. The same arguments give the same model, whatever the number of threads.
 pub fn quantize(source: &Source, dataset: &Dataset, images: usize, seed: u64) -> Result<QuantizedModel> {
     let graph = source.info.graph()?;
     let folded = export::fold(&source.state, &graph)?;
@@ -211,5 +214,7 @@ pub fn quantize(source: &Source, dataset: &Dataset, images: usize, seed: u64) ->
         calibration: Calibration { list, images: samples.len(), seed },
         source_crc: source.crc,
     };
-    build(&graph, &folded, &seen, record)
+    let searched = || groups::assign(&graph, &seen, groups::input_pair(source.info.mean, source.info.std));
+    let activations = source.ranges.clone().unwrap_or_else(searched);
+    build(&graph, &folded, activations, &seen, record)
 }

@@ -27,6 +27,8 @@ pub struct LayerLoss {
     pub zero_point: i8,
     /// Signal to quantisation noise, 10·log₁₀(Σx²/Σ(x̂−x)²), in dB; none for a map that is zero throughout.
     pub snr_db: Option<f64>,
+    /// Mean square of the error.
+    pub noise: f64,
     /// Share of the values that are saturated.
     pub clipped: f64,
 }
@@ -131,6 +133,7 @@ impl Comparison {
             scale: pair.scale,
             zero_point: pair.zero_point,
             snr_db: (s.signal > 0.0).then(|| 10.0 * (s.signal / s.noise.max(1e-300)).log10()),
+            noise: s.noise / s.count.max(1) as f64,
             clipped: s.clipped as f64 / s.count.max(1) as f64,
         });
         let last = self.sums.last().copied().unwrap_or_default();

@@ -4,7 +4,9 @@ use candle_core::{Device, Tensor};
 use gsacp_core::graph::{Graph, Op};
 use rand_chacha::ChaCha8Rng;
 
+use super::groups;
 use super::observe::Observations;
+use super::range::Affine;
 use super::{Calibration, OperatingPoint, Record};
 use crate::data::random::{normal, stream};
 use crate::model::params::{self, Kind};
@@ -44,6 +46,12 @@ pub fn record(graph: &Graph) -> Record {
         calibration: Calibration { list: "train_dev.txt".into(), images: 64, seed: 1 },
         source_crc: 0x1234_5678,
     }
+}
+
+/// The searched ranges of maps, for the normalisation of [`record`].
+pub fn ranges(graph: &Graph, seen: &Observations) -> Vec<Affine> {
+    let info = record(graph).model;
+    groups::assign(graph, seen, groups::input_pair(info.mean, info.std))
 }
 
 /// Maps that no network made: enough to choose ranges where the values do not matter.

@@ -15,6 +15,7 @@ use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
 use crate::data::files::write_atomic;
+use crate::quantize::range::Affine;
 
 const KEY: &str = "gsacp.run";
 
@@ -37,6 +38,9 @@ pub struct Progress {
     pub seconds: f64,
     /// Sums of the loss terms over the steps of the epoch so far, so that an epoch's means survive an interruption.
     pub sums: BTreeMap<String, f64>,
+    /// Scale and zero point of every map, where maps are rounded; of one run, so not searched again.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ranges: Option<Vec<Affine>>,
 }
 
 /// A run's progress and tensors.
@@ -81,6 +85,7 @@ mod tests {
             config: "seed = 1\n".into(),
             data: "00ff".into(),
             code: "0.1.0".into(),
+            ranges: Some(vec![Affine { scale: 0.1, zero_point: -128 }]),
             best: Some(0.1 + 0.2),
             seconds: 1.5,
             sums: BTreeMap::from([("point".into(), 1_565.299_337_466_475_3)]),

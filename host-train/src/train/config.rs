@@ -32,6 +32,8 @@ pub struct RunConfig {
     pub optimizer: AdamConfig,
     /// What turns points into a loss.
     pub supervision: SupervisionConfig,
+    /// Training for int8.
+    pub quantisation: QuantisationConfig,
     /// Average of the weights.
     pub ema: EmaConfig,
     /// Validation during training.
@@ -74,6 +76,25 @@ impl Widths {
             Widths::Half => graph::HALF,
             Widths::Full => graph::FULL,
         }
+    }
+}
+
+/// Quantisation-aware fine-tuning: every map is rounded to int8 steps on its way forward (its gradient passes as if it
+/// were not), and the batch norms keep the running statistics that will be folded.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QuantisationConfig {
+    /// Whether maps are rounded; such a run starts from a trained model. Default false.
+    pub aware: bool,
+    /// Training images that choose the ranges, once, with the first weights. Default 64.
+    pub images: usize,
+    /// Seed of their draw. Default 1.
+    pub seed: u64,
+}
+
+impl Default for QuantisationConfig {
+    fn default() -> Self {
+        Self { aware: false, images: 64, seed: 1 }
     }
 }
 
@@ -164,6 +185,8 @@ impl RunConfig {
         ensure!(matches!(channels, 1 | 3), "model.input_channels is {channels}, and the network has 1 or 3");
         self.data.validate().context("in [data]")?;
         self.supervision.validate().context("in [supervision]")?;
+        let images = self.quantisation.images;
+        ensure!((1..=100_000).contains(&images), "quantisation.images is {images}, outside 1..=100000");
         within("optimizer.beta1", self.optimizer.beta1, 0.0, 0.9999)?;
         within("optimizer.beta2", self.optimizer.beta2, 0.0, 0.999_999)?;
         within("optimizer.epsilon", self.optimizer.epsilon, 1e-12, 1.0)?;

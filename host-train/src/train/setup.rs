@@ -7,12 +7,14 @@ use anyhow::{Context, Result};
 use candle_core::Device;
 use crc::{CRC_32_ISO_HDLC, CRC_64_XZ, Crc};
 
-use super::config::RunConfig;
+use super::config::{QuantisationConfig, RunConfig};
 use super::trainer::Trainer;
 use crate::data::dataset::Dataset;
 use crate::data::points::Source;
 use crate::data::train_set::{Reading, TrainSet};
 use crate::model::StateDict;
+use crate::quantize::groups;
+use crate::quantize::observe::{self, Observations};
 
 /// The training data of a run.
 #[derive(Clone, Debug)]
@@ -41,6 +43,16 @@ pub fn prepare(config: RunConfig, source: &DataSource, device: &Device) -> Resul
 pub fn initialise(trainer: &mut Trainer, path: &Path) -> Result<()> {
     let state = StateDict::read(path)?;
     trainer.initialise(&state).with_context(|| format!("cannot start from {}", path.display()))
+}
+
+/// Chooses the ranges of the maps over training images, with the present weights, and rounds to them from now on.
+pub fn round_maps(trainer: &mut Trainer, source: &DataSource) -> Result<()> {
+    let QuantisationConfig { images, seed, .. } = trainer.config().quantisation;
+    let samples = observe::draw(&Dataset::open(&source.dir, &source.list)?, images, seed);
+    let (model, info) = (trainer.model(), trainer.info());
+    let seen = Observations::of_images(model.graph(), &model.state()?, info, &samples)?;
+    let pairs = groups::assign(model.graph(), &seen, groups::input_pair(info.mean, info.std));
+    trainer.round_maps(pairs)
 }
 
 /// Files and point labels, hexadecimal: equal means the same training data.

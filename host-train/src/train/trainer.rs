@@ -14,6 +14,8 @@ use crate::data::dataset::Normalisation;
 use crate::data::image::GrayImage;
 use crate::data::train_set::Batch;
 use crate::model::{Mode, ModelInfo, Msda, StateDict, input_tensor};
+use crate::quantize::groups;
+use crate::quantize::range::Affine;
 use crate::supervision::Objective;
 
 /// The network, what trains it, and how far it is.
@@ -103,6 +105,7 @@ impl Trainer {
             config: config.to_toml()?,
             data,
             code,
+            ranges: None,
             best: None,
             seconds: 0.0,
             sums: BTreeMap::new(),
@@ -131,6 +134,15 @@ impl Trainer {
         self.model.load(state)?;
         self.average = self.weights.values()?;
         self.average_buffers = self.buffers.values()?;
+        Ok(())
+    }
+
+    /// From now on trains with every map rounded to these int8 steps and with the batch norms as they will be folded.
+    /// An error if the pairs do not fit the network.
+    pub fn round_maps(&mut self, pairs: Vec<Affine>) -> Result<()> {
+        groups::check(&pairs, self.model.graph())?;
+        self.model.round_maps(&pairs);
+        self.progress.ranges = Some(pairs);
         Ok(())
     }
 
@@ -174,7 +186,8 @@ impl Trainer {
 
         let images: Vec<&GrayImage> = batch.images.iter().collect();
         let input = input_tensor(&images, &self.info, &self.device)?;
-        let outputs = self.model.forward(&input, Mode::Train)?;
+        let mode = if self.progress.ranges.is_some() { Mode::Eval } else { Mode::Train };
+        let outputs = self.model.forward(&input, mode)?;
         times.forward = lap();
         let value = self.objective.evaluate(&outputs, batch, self.progress.step, self.total)?;
         let terms = value.terms()?;
@@ -220,6 +233,9 @@ impl Trainer {
         let own = |name: &String| self.model.vars().contains_key(name) || self.model.buffers().contains_key(name);
         let mut state = StateDict { tensors: named.filter(|(name, _)| own(name)).collect(), ..Default::default() };
         self.info.write_to(&mut state.metadata);
+        if let Some(pairs) = &self.progress.ranges {
+            groups::write_to(pairs, &mut state.metadata);
+        }
         Ok(state)
     }
 
@@ -262,6 +278,9 @@ impl Trainer {
         self.adam.first = self.weights.collect("first.", &tensors)?;
         self.adam.second = self.weights.collect("second.", &tensors)?;
         self.adam.step = progress.step;
+        if let Some(pairs) = progress.ranges.clone() {
+            self.round_maps(pairs).context("the checkpoint's ranges")?;
+        }
         self.progress = Progress { code: self.progress.code.clone(), ..progress };
         Ok(())
     }
@@ -317,6 +336,26 @@ mod tests {
             assert!(store.get(&entry.var).is_some(), "{} has no gradient", entry.name);
         }
         assert_eq!(trainer.weight_count(), 306_263 + 16 * (4 + 8), "quarter and the projection of 16 channels");
+    }
+
+    #[test]
+    fn a_run_that_rounds_its_maps_learns_and_its_ranges_survive() {
+        let mut one = trainer(&["supervision.method=full", "schedule.lr=0.002"]);
+        (0..20).for_each(|_| drop(one.step(&batch()).unwrap()));
+        let pairs = vec![Affine { scale: 0.05, zero_point: 0 }; one.model.graph().nodes().len()];
+        assert!(one.round_maps(pairs[1..].to_vec()).is_err());
+        one.round_maps(pairs.clone()).unwrap();
+        let statistics = one.buffers.values().unwrap();
+        let losses: Vec<f64> = (0..20).map(|_| one.step(&batch()).unwrap().terms[0].1).collect();
+        assert!(losses[19] < losses[0], "{losses:?}");
+        assert_eq!(one.buffers.values().unwrap(), statistics, "batch norms keep what will be folded");
+
+        let metadata = one.averaged_state().unwrap().metadata;
+        assert_eq!(groups::read_from(&metadata, one.model.graph()).unwrap(), Some(pairs));
+        let mut two = trainer(&["supervision.method=full", "schedule.lr=0.002"]);
+        two.progress.data = one.progress.data.clone();
+        two.restore(one.checkpoint().unwrap()).unwrap();
+        assert_eq!(two.step(&batch()).unwrap().terms, one.step(&batch()).unwrap().terms);
     }
 
     #[test]
