@@ -1,5 +1,6 @@
 //! Training, evaluation and quantisation of the detector on the host.
 
+pub mod ablate;
 pub mod commands;
 pub mod data;
 pub mod evaluate;

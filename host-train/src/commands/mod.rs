@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 use clap::{Parser, Subcommand};
 
+mod ablate;
 mod bench;
 mod calibrate;
 pub mod data;
@@ -12,6 +13,7 @@ pub mod quantize;
 mod reference_check;
 mod threshold;
 mod train;
+mod words;
 
 /// Infrared small-target detection, trained from single points, for the sensor.
 #[derive(Parser)]
@@ -42,6 +44,8 @@ enum Command {
     Pack(pack::PackArgs),
     /// Train the detector from single points.
     Train(train::TrainArgs),
+    /// Train variants that each change one key, and print what each is worth.
+    Ablate(ablate::AblateArgs),
     /// Measure this program on this machine.
     Bench(bench::BenchArgs),
 }
@@ -59,6 +63,7 @@ impl Cli {
             Command::Calibrate(command) => command.run(),
             Command::Pack(command) => command.run(),
             Command::Train(command) => command.run(),
+            Command::Ablate(command) => command.run(),
             Command::Bench(command) => command.run(),
         }
     }
