@@ -9,5 +9,6 @@ pub mod model;
 pub mod nn;
 pub mod quantize;
 pub mod reference;
+pub mod soup;
 pub mod supervision;
 pub mod train;

@@ -11,6 +11,7 @@ mod import_reference;
 pub mod pack;
 pub mod quantize;
 mod reference_check;
+mod soup;
 mod threshold;
 mod train;
 mod words;
@@ -46,6 +47,8 @@ enum Command {
     Train(train::TrainArgs),
     /// Train variants that each change one key, and print what each is worth.
     Ablate(ablate::AblateArgs),
+    /// Average late checkpoints into one model, chosen on a validation list.
+    Soup(soup::SoupArgs),
     /// Measure this program on this machine.
     Bench(bench::BenchArgs),
 }
@@ -64,6 +67,7 @@ impl Cli {
             Command::Pack(command) => command.run(),
             Command::Train(command) => command.run(),
             Command::Ablate(command) => command.run(),
+            Command::Soup(command) => command.run(),
             Command::Bench(command) => command.run(),
         }
     }

@@ -32,6 +32,11 @@ pub enum Mode {
     Train,
     /// From the running statistics.
     Eval,
+    /// From the batch; the running statistics become the mean over the batches so far, of which `seen` were before.
+    Measure {
+        /// Batches before this one.
+        seen: usize,
+    },
 }
 
 struct Norm {
@@ -287,10 +292,14 @@ fn apply(layer: &Layer, x: &Tensor, mode: Mode) -> Result<Tensor> {
 fn batch_norm(x: &Tensor, norm: &Norm, relu: bool, mode: Mode) -> Result<Tensor> {
     match mode {
         Mode::Eval => Ok(nn::batch_norm_eval(x, &norm.gamma, &norm.beta, &norm.mean, &norm.variance, relu)?),
-        Mode::Train => {
+        Mode::Train | Mode::Measure { .. } => {
+            let momentum = match mode {
+                Mode::Measure { seen } => 1.0 / (seen as f64 + 1.0),
+                _ => MOMENTUM,
+            };
             let (y, stats) = nn::batch_norm_train(x, &norm.gamma, &norm.beta, relu)?;
             for (running, batch) in [(&norm.mean, &stats.mean), (&norm.variance, &stats.var)] {
-                running.set(&((running.as_tensor() * (1.0 - MOMENTUM))? + (batch * MOMENTUM)?)?)?;
+                running.set(&((running.as_tensor() * (1.0 - momentum))? + (batch * momentum)?)?)?;
             }
             Ok(y)
         }
