@@ -293,6 +293,16 @@ mod tests {
     }
 
     #[test]
+    fn every_committed_plan_resolves() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/plans");
+        let plans: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(!plans.is_empty());
+        for path in plans {
+            assert!(Plan::read(&path).unwrap().seeds.len() >= 2, "{}: a claim needs two seeds", path.display());
+        }
+    }
+
+    #[test]
     fn paths_are_beside_the_plan() {
         let plan = plan("data = \"d\"\ninit = \"../m\"\n").unwrap();
         assert_eq!((plan.data.unwrap(), plan.init.unwrap()), (PathBuf::from("home/d"), PathBuf::from("home/../m")));
