@@ -2,6 +2,7 @@
 
 pub mod ablate;
 pub mod commands;
+pub mod curves;
 pub mod data;
 pub mod evaluate;
 pub mod export;

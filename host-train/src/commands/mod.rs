@@ -11,6 +11,7 @@ mod import_reference;
 pub mod pack;
 pub mod quantize;
 mod reference_check;
+mod report;
 mod soup;
 mod threshold;
 mod train;
@@ -49,6 +50,8 @@ enum Command {
     Ablate(ablate::AblateArgs),
     /// Average late checkpoints into one model, chosen on a validation list.
     Soup(soup::SoupArgs),
+    /// Draw the curves of runs on an HTML page.
+    Report(report::ReportArgs),
     /// Measure this program on this machine.
     Bench(bench::BenchArgs),
 }
@@ -68,6 +71,7 @@ impl Cli {
             Command::Train(command) => command.run(),
             Command::Ablate(command) => command.run(),
             Command::Soup(command) => command.run(),
+            Command::Report(command) => command.run(),
             Command::Bench(command) => command.run(),
         }
     }
