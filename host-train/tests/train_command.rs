@@ -59,6 +59,18 @@ fn a_run_that_was_stopped_continues_and_leaves_a_model_that_loads() {
     assert_eq!(records.len(), 2, "two epochs of four steps and two");
     assert!(records[1]["validation"]["best"]["rates"]["images"] == 2 && records[1]["terms"]["loss"].is_f64());
     assert!(std::fs::read_to_string(out.join("config.toml")).unwrap().contains("crop = 32"));
+
+    // Every epoch's record tells the signs of drift, and a page shows them.
+    assert!(records.iter().all(|record| record["margin"].is_f64() && record.get("halo").is_some()));
+    let page = folder.path().join("report.html").display().to_string();
+    let drawn = gsacp(&["report", &run, "--out", &page]);
+    assert!(drawn.status.success(), "{}", said(&drawn));
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("background affinity mass") && page.matches("<figure>").count() == 5);
+    let parent = folder.path().parent().unwrap().display().to_string();
+    assert!(!page.contains(&parent), "a page names no machine's folders");
+    let missing = gsacp(&["report", &data, "--out", "r.html"]);
+    assert!(!missing.status.success() && said(&missing).contains("log.jsonl"), "{}", said(&missing));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 use clap::{Parser, Subcommand};
 
+mod ablate;
 mod bench;
 mod calibrate;
 pub mod data;
@@ -10,8 +11,11 @@ mod import_reference;
 pub mod pack;
 pub mod quantize;
 mod reference_check;
+mod report;
+mod soup;
 mod threshold;
 mod train;
+mod words;
 
 /// Infrared small-target detection, trained from single points, for the sensor.
 #[derive(Parser)]
@@ -42,6 +46,12 @@ enum Command {
     Pack(pack::PackArgs),
     /// Train the detector from single points.
     Train(train::TrainArgs),
+    /// Train variants that each change one key, and print what each is worth.
+    Ablate(ablate::AblateArgs),
+    /// Average late checkpoints into one model, chosen on a validation list.
+    Soup(soup::SoupArgs),
+    /// Draw the curves of runs on an HTML page.
+    Report(report::ReportArgs),
     /// Measure this program on this machine.
     Bench(bench::BenchArgs),
 }
@@ -59,6 +69,9 @@ impl Cli {
             Command::Calibrate(command) => command.run(),
             Command::Pack(command) => command.run(),
             Command::Train(command) => command.run(),
+            Command::Ablate(command) => command.run(),
+            Command::Soup(command) => command.run(),
+            Command::Report(command) => command.run(),
             Command::Bench(command) => command.run(),
         }
     }

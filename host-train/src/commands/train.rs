@@ -6,13 +6,14 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::Args;
 
+use super::words::quoted;
 use crate::data::dataset::Dataset;
 use crate::data::points::{Kind, Source};
 use crate::train::config::{EvaluationConfig, RunConfig};
 use crate::train::device::DeviceKind;
 use crate::train::progress::clock;
 use crate::train::run::{self, Ending, RunFolder};
-use crate::train::setup::{DataSource, initialise, prepare, round_maps};
+use crate::train::setup::{DataSource, begin};
 use crate::train::validate::Validator;
 
 /// Seed of coarse points made from masks: fixed, so that every run and every list sees the same clicks.
@@ -80,13 +81,7 @@ impl DataArgs {
 impl TrainArgs {
     /// Runs the command.
     pub fn run(self) -> Result<()> {
-        let limit = match self.max_minutes {
-            Some(minutes) => {
-                ensure!(minutes > 0.0 && minutes < 1e6, "--max-minutes {minutes}: give a positive number of minutes");
-                Some(Duration::from_secs_f64(60.0 * minutes))
-            }
-            None => None,
-        };
+        let limit = minutes(self.max_minutes)?;
         let device = self.device.open()?;
         let folder = RunFolder::open(&self.out, self.resume)?;
         let own = (self.resume && self.config.is_none()).then(|| folder.config());
@@ -95,17 +90,8 @@ impl TrainArgs {
             Some(list) => Some(Dataset::open(&self.data.data, list)?),
             None => None,
         };
-        let (mut trainer, set) = prepare(config, &self.data.source(), &device)?;
-        if self.resume {
-            run::resume(&mut trainer, &folder)?;
-        }
-        if let Some(path) = &self.init {
-            initialise(&mut trainer, path)?;
-        }
-        if trainer.config().quantisation.aware && !self.resume {
-            ensure!(self.init.is_some(), "quantisation.aware fine-tunes a trained model: give it with --init");
-            round_maps(&mut trainer, &self.data.source())?;
-        }
+        let (mut trainer, set) =
+            begin(config, &self.data.source(), &folder, self.resume, self.init.as_deref(), &device)?;
         let validator = match validation {
             Some(dataset) => {
                 let EvaluationConfig { limit, fa_limit, .. } = trainer.config().evaluation;
@@ -151,13 +137,17 @@ impl TrainArgs {
                 "--resume" => {}
                 "--init" => drop(arguments.next()),
                 _ if word.starts_with("--init=") => {}
-                _ if word.contains(|c: char| c.is_whitespace() || "'\"$&;()<>|*?".contains(c)) => {
-                    words.push(format!("'{}'", word.replace('\'', "'\\''")));
-                }
                 _ => words.push(word),
             }
         }
         words.push("--resume".into());
-        words.join(" ")
+        quoted(words)
     }
+}
+
+/// The time limit of `--max-minutes`.
+pub fn minutes(given: Option<f64>) -> Result<Option<Duration>> {
+    let Some(minutes) = given else { return Ok(None) };
+    ensure!(minutes > 0.0 && minutes < 1e6, "--max-minutes {minutes}: give a positive number of minutes");
+    Ok(Some(Duration::from_secs_f64(60.0 * minutes)))
 }

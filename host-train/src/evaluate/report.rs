@@ -27,6 +27,8 @@ pub struct Rates {
     pub fa: Option<f64>,
     /// False components per image.
     pub false_alarms_per_frame: Option<f64>,
+    /// Area of the matches / area of their targets.
+    pub area_ratio: Option<f64>,
 }
 
 /// The rates of the targets of one range of sizes.
@@ -100,6 +102,7 @@ impl Rates {
             pd: totals.pd(),
             fa: totals.fa(),
             false_alarms_per_frame: totals.false_alarms_per_frame(),
+            area_ratio: totals.area_ratio(),
         }
     }
 }

@@ -23,6 +23,8 @@ pub struct Outputs {
     pub d1: Tensor,
     /// The decoder's map of level 2 `[N, w2, H/2, W/2]`.
     pub d2: Tensor,
+    /// The encoder's map of level 1 `[N, w1, H, W]`.
+    pub o1: Tensor,
 }
 
 /// Where a pass takes its batch norm statistics from.
@@ -32,6 +34,11 @@ pub enum Mode {
     Train,
     /// From the running statistics.
     Eval,
+    /// From the batch; the running statistics become the mean over the batches so far, of which `seen` were before.
+    Measure {
+        /// Batches before this one.
+        seen: usize,
+    },
 }
 
 struct Norm {
@@ -66,7 +73,7 @@ pub struct Msda {
     layers: Vec<Layer>,
     vars: BTreeMap<String, Var>,
     buffers: BTreeMap<String, Var>,
-    features: [usize; 2],
+    features: [usize; 3],
     /// What the map of each node is rounded to; empty where nothing is.
     rounding: Vec<Option<Affine>>,
 }
@@ -139,7 +146,8 @@ impl Msda {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let features = [graph.find("sbam1"), graph.find("sbam2")].map(|id| id.expect("msda names its decoder"));
+        let named = |name| graph.find(name).expect("msda names its maps");
+        let features = ["sbam1", "sbam2", "stage.resnet1_2"].map(named);
         let (vars, buffers, rounding) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         let mut model = Msda { graph: graph.clone(), layers, vars, buffers, features, rounding };
         for (name, (var, kind)) in all {
@@ -198,7 +206,7 @@ impl Msda {
 
     /// Runs the network on a normalised batch `[N, C, H, W]` whose sides are multiples of 16.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Outputs> {
-        let mut features = [None, None];
+        let mut features = [None, None, None];
         let logits = self.walk(x, mode, |id, map| {
             for (slot, &wanted) in features.iter_mut().zip(&self.features) {
                 if id == wanted {
@@ -207,8 +215,8 @@ impl Msda {
             }
             Ok(())
         })?;
-        let [Some(d1), Some(d2)] = features else { unreachable!("the walk visits every node") };
-        Ok(Outputs { logits, d1, d2 })
+        let [Some(d1), Some(d2), Some(o1)] = features else { unreachable!("the walk visits every node") };
+        Ok(Outputs { logits, d1, d2, o1 })
     }
 
     /// Runs the network and shows every node's output to `tap`, in running order.
@@ -287,10 +295,14 @@ fn apply(layer: &Layer, x: &Tensor, mode: Mode) -> Result<Tensor> {
 fn batch_norm(x: &Tensor, norm: &Norm, relu: bool, mode: Mode) -> Result<Tensor> {
     match mode {
         Mode::Eval => Ok(nn::batch_norm_eval(x, &norm.gamma, &norm.beta, &norm.mean, &norm.variance, relu)?),
-        Mode::Train => {
+        Mode::Train | Mode::Measure { .. } => {
+            let momentum = match mode {
+                Mode::Measure { seen } => 1.0 / (seen as f64 + 1.0),
+                _ => MOMENTUM,
+            };
             let (y, stats) = nn::batch_norm_train(x, &norm.gamma, &norm.beta, relu)?;
             for (running, batch) in [(&norm.mean, &stats.mean), (&norm.variance, &stats.var)] {
-                running.set(&((running.as_tensor() * (1.0 - MOMENTUM))? + (batch * MOMENTUM)?)?)?;
+                running.set(&((running.as_tensor() * (1.0 - momentum))? + (batch * momentum)?)?)?;
             }
             Ok(y)
         }

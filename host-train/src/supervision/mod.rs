@@ -16,7 +16,7 @@ use anyhow::Result;
 use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
-use self::gsacp::GsacpConfig;
+use self::gsacp::{GsacpConfig, Moment};
 use self::prior::PriorConfig;
 use self::projection::Projection;
 use crate::data::image::GrayImage;
@@ -114,7 +114,7 @@ impl Objective {
         config.validate()?;
         let [w1, w2, ..] = widths.map(usize::from);
         let projection = match config.method {
-            Method::Gsacp => Some(Projection::new(w1, w2, config.gsacp.channels, seed, device)?),
+            Method::Gsacp => Some(Projection::new(w1, w2, config.gsacp.channels, config.gsacp.features, seed, device)?),
             Method::Full => None,
         };
         Ok(Self { config: config.clone(), projection, none: BTreeMap::new() })
@@ -125,15 +125,33 @@ impl Objective {
         self.projection.as_ref().map_or(&self.none, Projection::vars)
     }
 
-    /// The loss of a batch, `step` of `total` steps into the run.
-    pub fn evaluate(&self, outputs: &Outputs, batch: &Batch, step: u64, total: u64) -> Result<Value> {
+    /// Whether step `step` of `total` asks for the averaged network's probability.
+    pub fn asks_teacher(&self, step: u64, total: u64) -> bool {
+        self.projection.is_some() && self.config.gsacp.asks_teacher(fraction(step, total))
+    }
+
+    /// The loss of a batch, `step` of `total` steps into the run; `teacher` is the averaged network's probability at every
+    /// pixel, where it was [asked for](Self::asks_teacher).
+    pub fn evaluate(
+        &self,
+        outputs: &Outputs,
+        batch: &Batch,
+        teacher: Option<&[f32]>,
+        step: u64,
+        total: u64,
+    ) -> Result<Value> {
         let Some(projection) = &self.projection else {
             return full::evaluate(&outputs.logits, &batch.masks);
         };
-        let features = projection.features(&outputs.d1, &outputs.d2)?;
-        let fraction = step as f64 / total.max(1) as f64;
-        gsacp::evaluate(&outputs.logits, &features, &batch.seeds, &batch.cut_off, &self.config.gsacp, fraction)
+        let features = projection.features(outputs)?;
+        let fraction = fraction(step, total);
+        let moment = Moment { seeds: &batch.seeds, cut_off: &batch.cut_off, teacher, fraction };
+        gsacp::evaluate(&outputs.logits, &features, moment, &self.config.gsacp)
     }
+}
+
+fn fraction(step: u64, total: u64) -> f64 {
+    step as f64 / total.max(1) as f64
 }
 
 #[cfg(test)]
@@ -144,7 +162,8 @@ mod tests {
 
     fn outputs() -> Outputs {
         let f32 = |seed, dims: &[usize]| random(seed, dims).to_dtype(DType::F32).unwrap();
-        Outputs { logits: f32(1, &[2, 1, 16, 16]), d1: f32(2, &[2, 4, 16, 16]), d2: f32(3, &[2, 8, 8, 8]) }
+        let (logits, d1, d2) = (f32(1, &[2, 1, 16, 16]), f32(2, &[2, 4, 16, 16]), f32(3, &[2, 8, 8, 8]));
+        Outputs { logits, d1, d2, o1: f32(4, &[2, 4, 16, 16]) }
     }
 
     fn batch() -> Batch {
@@ -169,7 +188,7 @@ mod tests {
     fn gsacp_trains_its_projection_and_full_supervision_has_none() {
         let objective = Objective::new(&SupervisionConfig::default(), WIDTHS, 1, &Device::Cpu).unwrap();
         assert_eq!(objective.vars().keys().collect::<Vec<_>>(), [projection::NAME]);
-        let value = objective.evaluate(&outputs(), &batch(), 0, 10).unwrap();
+        let value = objective.evaluate(&outputs(), &batch(), None, 0, 10).unwrap();
         let store = value.loss.backward().unwrap();
         for (name, var) in objective.vars() {
             let gradient = store.get(var).unwrap();
@@ -178,13 +197,13 @@ mod tests {
         let config = SupervisionConfig { method: Method::Full, ..SupervisionConfig::default() };
         let objective = Objective::new(&config, WIDTHS, 1, &Device::Cpu).unwrap();
         assert!(objective.vars().is_empty() && config.needs_masks());
-        assert!(objective.evaluate(&outputs(), &batch(), 0, 10).unwrap().terms().unwrap()[0].1.is_finite());
+        assert!(objective.evaluate(&outputs(), &batch(), None, 0, 10).unwrap().terms().unwrap()[0].1.is_finite());
     }
 
     #[test]
     fn a_batch_gives_the_same_bits_again() {
         let objective = Objective::new(&SupervisionConfig::default(), WIDTHS, 1, &Device::Cpu).unwrap();
-        let terms = || objective.evaluate(&outputs(), &batch(), 3, 10).unwrap().terms().unwrap();
+        let terms = || objective.evaluate(&outputs(), &batch(), None, 3, 10).unwrap().terms().unwrap();
         assert_eq!(terms(), terms());
     }
 

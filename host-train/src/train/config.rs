@@ -291,14 +291,45 @@ mod tests {
         assert_eq!((config.model.widths, config.seed), (Widths::Half, 4));
     }
 
+    /// The committed file `configs/{name}.toml`.
+    fn committed(name: &str) -> RunConfig {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs").join(format!("{name}.toml"));
+        RunConfig::load(Some(&path), &[]).unwrap()
+    }
+
     #[test]
     fn every_committed_configuration_loads() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
-        let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert!(files.len() >= 3);
-        for path in files {
-            RunConfig::load(Some(&path), &[]).unwrap();
+        for (below, least) in [("", 11), ("failure", 6)] {
+            let entries = std::fs::read_dir(folder.join(below)).unwrap().map(|entry| entry.unwrap().path());
+            let files: Vec<_> = entries.filter(|path| path.is_file()).collect();
+            assert!(files.len() >= least, "{below}: {files:?}");
+            for path in files {
+                RunConfig::load(Some(&path), &[]).unwrap();
+            }
         }
+    }
+
+    #[test]
+    fn every_mechanism_and_every_failure_is_one_key() {
+        for (name, parent, key) in [
+            ("gsacp-plain", "gsacp-base", "supervision.gsacp.lambda_hbc (0.5 → 0.0)"),
+            ("gsacp-decay", "gsacp-plain", "supervision.gsacp.prop_decay_from (1.0 → 0.5)"),
+            ("gsacp-ltd", "gsacp-decay", "supervision.gsacp.ltd_beta (0.0 → 0.5)"),
+            ("gsacp-hbc", "gsacp-plain", "supervision.gsacp.lambda_hbc (0.0 → 0.5)"),
+            ("gsacp-asg", "gsacp-plain", "supervision.gsacp.asg_gate (\"off\" → \"reliable\")"),
+            ("failure/full-detach", "gsacp-plain", "supervision.gsacp.detach_features (false → true)"),
+            ("failure/global-teacher", "gsacp-ltd", "supervision.gsacp.ltd_region (\"disks\" → \"everywhere\")"),
+            ("failure/positive-prototype", "gsacp-hbc", "supervision.gsacp.lambda_proto (0.0 → 0.5)"),
+            ("failure/free-radius", "gsacp-asg", "supervision.gsacp.asg_gate (\"reliable\" → \"free\")"),
+            ("failure/shallow-features", "gsacp-plain", "supervision.gsacp.features (\"decoder\" → \"shallow\")"),
+            ("failure/small-margin", "gsacp-plain", "supervision.gsacp.margin (0.6 → 0.1)"),
+        ] {
+            assert_eq!(committed(parent).differences(&committed(name)).unwrap(), [key], "{name}");
+        }
+        // Final is ASG and HBC; the late checkpoints that it keeps change nothing of the training.
+        let kept = committed("gsacp-asg").differences(&committed("gsacp-final")).unwrap();
+        assert_eq!(kept, ["checkpoint.keep_late (0 → 6)", "supervision.gsacp.lambda_hbc (0.0 → 0.5)"]);
     }
 
     #[test]

@@ -1,4 +1,7 @@
 //! `log.jsonl`: one JSON object per epoch, appended as the run goes.
+//!
+//! A record holds `epoch` (from 0), `step`, `lr`, the means of the loss `terms` (the drift signals `background_affinity` and
+//! `prior_missed` among them), `margin`, `halo` and `validation` (null in an epoch that was not validated), and what it took.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;

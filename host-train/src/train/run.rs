@@ -188,6 +188,8 @@ fn finish_epoch(
         "seconds": trainer.progress.seconds.round(),
         "step_seconds": means.times(),
         "peak_memory_mb": peak_memory_mb(),
+        "margin": validation.as_ref().and_then(Validation::margin),
+        "halo": validation.as_ref().and_then(Validation::halo),
         "validation": validation.as_ref().map(Validation::to_json),
     }))
 }

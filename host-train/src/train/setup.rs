@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use crc::{CRC_32_ISO_HDLC, CRC_64_XZ, Crc};
 
 use super::config::{QuantisationConfig, RunConfig};
+use super::run::{self, RunFolder};
 use super::trainer::Trainer;
 use crate::data::dataset::Dataset;
 use crate::data::points::Source;
@@ -39,14 +40,39 @@ pub fn prepare(config: RunConfig, source: &DataSource, device: &Device) -> Resul
     Ok((trainer, Arc::new(set)))
 }
 
+/// A trainer at the first step of a new run, from the weights of `init` where given, or at that of the folder's last
+/// checkpoint.
+pub fn begin(
+    config: RunConfig,
+    source: &DataSource,
+    folder: &RunFolder,
+    resume: bool,
+    init: Option<&Path>,
+    device: &Device,
+) -> Result<(Trainer, Arc<TrainSet>)> {
+    let (mut trainer, set) = prepare(config, source, device)?;
+    if resume {
+        run::resume(&mut trainer, folder)?;
+        return Ok((trainer, set));
+    }
+    if let Some(path) = init {
+        initialise(&mut trainer, path)?;
+    }
+    if trainer.config().quantisation.aware {
+        ensure!(init.is_some(), "quantisation.aware fine-tunes a trained model: give it with --init");
+        round_maps(&mut trainer, source)?;
+    }
+    Ok((trainer, set))
+}
+
 /// Starts `trainer` from the weights of the model file `path`.
-pub fn initialise(trainer: &mut Trainer, path: &Path) -> Result<()> {
+fn initialise(trainer: &mut Trainer, path: &Path) -> Result<()> {
     let state = StateDict::read(path)?;
     trainer.initialise(&state).with_context(|| format!("cannot start from {}", path.display()))
 }
 
 /// Chooses the ranges of the maps over training images, with the present weights, and rounds to them from now on.
-pub fn round_maps(trainer: &mut Trainer, source: &DataSource) -> Result<()> {
+fn round_maps(trainer: &mut Trainer, source: &DataSource) -> Result<()> {
     let QuantisationConfig { images, seed, .. } = trainer.config().quantisation;
     let samples = observe::draw(&Dataset::open(&source.dir, &source.list)?, images, seed);
     let (model, info) = (trainer.model(), trainer.info());

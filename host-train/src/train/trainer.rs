@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 
 use super::checkpoint::{Checkpoint, Progress};
 use super::config::RunConfig;
@@ -17,6 +17,7 @@ use crate::model::{Mode, ModelInfo, Msda, StateDict, input_tensor};
 use crate::quantize::groups;
 use crate::quantize::range::Affine;
 use crate::supervision::Objective;
+use crate::supervision::loss::{host, sigmoid};
 
 /// The network, what trains it, and how far it is.
 pub struct Trainer {
@@ -186,10 +187,15 @@ impl Trainer {
 
         let images: Vec<&GrayImage> = batch.images.iter().collect();
         let input = input_tensor(&images, &self.info, &self.device)?;
+        // Before the network's own pass: the averaged weights stand in the variables meanwhile.
+        let teacher = match self.objective.asks_teacher(step, self.total) {
+            true => Some(self.with_average(|model| probabilities(model, &input))?),
+            false => None,
+        };
         let mode = if self.progress.ranges.is_some() { Mode::Eval } else { Mode::Train };
         let outputs = self.model.forward(&input, mode)?;
         times.forward = lap();
-        let value = self.objective.evaluate(&outputs, batch, self.progress.step, self.total)?;
+        let value = self.objective.evaluate(&outputs, batch, teacher.as_deref(), step, self.total)?;
         let terms = value.terms()?;
         times.loss = lap();
         for (name, term) in &terms {
@@ -286,6 +292,12 @@ impl Trainer {
     }
 }
 
+/// P at every pixel of a batch, without a gradient.
+fn probabilities(model: &Msda, input: &Tensor) -> Result<Vec<f32>> {
+    let logits = model.forward(input, Mode::Eval)?.logits.detach();
+    Ok(host(&sigmoid(&logits)?)?)
+}
+
 fn not_finite(what: &str, step: u64, batch: &Batch) -> String {
     format!(
         "{what} at step {step}, images {}; the last good checkpoint is kept. Lower schedule.lr or look at these images",
@@ -331,7 +343,7 @@ mod tests {
         let batch = batch();
         let input = input_tensor(&[&batch.images[0]], &trainer.info, &Device::Cpu).unwrap();
         let outputs = trainer.model.forward(&input, Mode::Train).unwrap();
-        let store = trainer.objective.evaluate(&outputs, &batch, 0, 1).unwrap().loss.backward().unwrap();
+        let store = trainer.objective.evaluate(&outputs, &batch, None, 0, 1).unwrap().loss.backward().unwrap();
         for entry in trainer.weights.entries() {
             assert!(store.get(&entry.var).is_some(), "{} has no gradient", entry.name);
         }
@@ -356,6 +368,41 @@ mod tests {
         two.progress.data = one.progress.data.clone();
         two.restore(one.checkpoint().unwrap()).unwrap();
         assert_eq!(two.step(&batch()).unwrap().terms, one.step(&batch()).unwrap().terms);
+    }
+
+    #[test]
+    fn the_teacher_takes_part_from_its_share_of_the_run_and_leaves_the_weights_alone() {
+        let (mut with, mut without) = (trainer(&["supervision.gsacp.ltd_beta=0.5"]), trainer(&[]));
+        // ltd_from is ½ of 30 steps.
+        for step in 0..16 {
+            let (a, b) = (with.step(&batch()).unwrap().terms, without.step(&batch()).unwrap().terms);
+            assert_eq!(a == b, step < 15, "step {step}");
+        }
+        let state = with.weights.values().unwrap();
+        let input = input_tensor(&[&batch().images[0]], &with.info, &Device::Cpu).unwrap();
+        let p = with.with_average(|model| probabilities(model, &input)).unwrap();
+        assert!(p.len() == 1024 && p.iter().all(|p| (0.0..=1.0).contains(p)));
+        assert_eq!(with.weights.values().unwrap(), state);
+    }
+
+    #[test]
+    fn every_switch_trains() {
+        for switch in [
+            "asg_gate=reliable",
+            "asg_gate=free",
+            "features=shallow",
+            "detach_features=true",
+            "lambda_proto=0.5",
+            "ltd_region=everywhere",
+        ] {
+            let mut trainer = trainer(&[
+                &format!("supervision.gsacp.{switch}"),
+                "supervision.gsacp.ltd_beta=0.5",
+                "schedule.lr=0.005",
+            ]);
+            let losses: Vec<f64> = (0..20).map(|_| trainer.step(&batch()).unwrap().terms[0].1).collect();
+            assert!(losses[14] < 0.7 * losses[0], "{switch}: {losses:?}");
+        }
     }
 
     #[test]

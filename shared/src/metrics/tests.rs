@@ -101,6 +101,10 @@ fn size_bins_are_worked_by_hand() {
     assert_eq!((bins[1].iou(), bins[1].pd(), bins[1].area_ratio()), (Some(10.0 / 12.0), Some(1.0), Some(10.0 / 12.0)));
     let larger = drawn(&["####....#", "####.....", "####....."], &["#####....", "#####....", "####....."]);
     assert_eq!((larger.bins[1].intersection, larger.bins[1].union, larger.bins[1].matched_area), (12, 14, 14));
+    // Over all sizes: 10/12, then (10 + 14)/(12 + 12); the lone target has no match and does not count.
+    assert_eq!(totals.area_ratio(), Some(10.0 / 12.0));
+    totals.add(&larger);
+    assert_eq!((totals.area_ratio(), Totals::default().area_ratio()), (Some(1.0), None));
     assert_eq!(bins[2].iou(), None);
     assert_eq!([0, 10, 11, 30, 31, 80, 81, 9999].map(bin_of), [0, 0, 1, 1, 2, 2, 3, 3]);
 }

@@ -103,6 +103,13 @@ impl Totals {
         ratio(self.sum.false_pixels(), self.sum.pixels)
     }
 
+    /// Area of the matches / area of the targets they match, over all sizes: above 1 the detections have a halo. None
+    /// without a match.
+    pub fn area_ratio(&self) -> Option<f64> {
+        let sum = |area: fn(&Bin) -> u64| self.sum.bins.iter().map(area).sum();
+        ratio(sum(|bin| bin.matched_area), sum(|bin| bin.matched_target_area))
+    }
+
     /// Unmatched predicted components per image.
     pub fn false_alarms_per_frame(&self) -> Option<f64> {
         ratio(self.sum.false_alarms(), self.images)

@@ -209,16 +209,26 @@ fn dot<T: Real>(a: &[T], b: &[T]) -> T {
 pub fn on_supports(a: &Tensor, layout: &Layout) -> Result<(Tensor, Tensor)> {
     let (count, reach) = (layout.anchors.len(), layout.reach());
     let mut index = vec![0u32; count * reach];
-    let mut g = vec![0f32; count * reach];
     for (row, anchor) in layout.anchors.iter().enumerate() {
         for (column, at) in anchor.support.iter().enumerate() {
             index[row * reach + column] = layout.index(anchor, at.pixel);
-            g[row * reach + column] = at.g;
         }
     }
     let index = indices(index, &[count * reach], a)?;
     let on = a.flatten_all()?.index_select(&index, 0)?.reshape((count, reach))?;
-    Ok((on, constant(g, &[count, reach], a)?))
+    Ok((on, prior_on_supports(layout, a)?))
+}
+
+/// g under the priors, as [`on_supports`] has it, in the dtype and on the device of `like`.
+pub fn prior_on_supports(layout: &Layout, like: &Tensor) -> Result<Tensor> {
+    let (count, reach) = (layout.anchors.len(), layout.reach());
+    let mut g = vec![0f32; count * reach];
+    for (row, anchor) in layout.anchors.iter().enumerate() {
+        for (column, at) in anchor.support.iter().enumerate() {
+            g[row * reach + column] = at.g;
+        }
+    }
+    constant(g, &[count, reach], like)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::super::loss::{indices, softplus};
+use super::super::loss::{bce, constant, indices, softplus};
 use super::layout::Layout;
 
 /// The `count` candidates with the highest logits, in increasing order of index; of equal logits the first. All, if
@@ -41,6 +41,13 @@ pub fn hard_background(logits: &[f32], layout: &Layout, share: f64) -> Vec<u32> 
 pub fn background(logits: &Tensor, pixels: Vec<u32>) -> Result<Tensor> {
     let count = pixels.len();
     softplus(&logits.index_select(&indices(pixels, &[count], logits)?, 0)?)?.mean_all()
+}
+
+/// Mean of the cross-entropy of σ(z) with `targets` over `pixels`: what a global teacher makes of L_bg ([`super::ltd`]).
+pub fn answered(logits: &Tensor, pixels: Vec<u32>, targets: Vec<f32>) -> Result<Tensor> {
+    let count = pixels.len();
+    let targets = constant(targets, &[count], logits)?;
+    bce(&logits.index_select(&indices(pixels, &[count], logits)?, 0)?, &targets)?.mean_all()
 }
 
 #[cfg(test)]
@@ -80,5 +87,8 @@ mod tests {
         // −ln(1 − ½) and −ln(1 − ¾).
         let value = background(&logits, vec![0, 2]).unwrap().to_scalar::<f64>().unwrap();
         assert!((value - (2f64.ln() + 4f64.ln()) / 2.0).abs() < 1e-12);
+        // With half a yes as the answer at the second: −½ ln ¾ − ½ ln ¼.
+        let value = answered(&logits, vec![0, 2], vec![0.0, 0.5]).unwrap().to_scalar::<f64>().unwrap();
+        assert!((value - (2f64.ln() - 0.5 * (0.75f64 * 0.25).ln()) / 2.0).abs() < 1e-12);
     }
 }

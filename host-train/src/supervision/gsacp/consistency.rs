@@ -50,6 +50,7 @@ mod tests {
         Layout {
             images: 3,
             pixels: 4,
+            width: 4,
             slots: 1,
             anchors: Vec::new(),
             background: vec![true; 12],

@@ -42,10 +42,15 @@ pub fn contrast(
     delta: f64,
     tau: f64,
 ) -> Result<Tensor> {
-    let seeds = layout.anchors.iter().map(|anchor| (anchor.image * layout.slots + anchor.slot) as u32).collect();
-    let (q, n) = (rows(anchors, seeds)?, rows(features, real.to_vec())?);
+    let (q, n) = (seed_rows(anchors, layout)?, rows(features, real.to_vec())?);
     let cosine = q.matmul(&n.t()?)?;
     (softplus(&cosine.affine(1.0 / tau, -delta / tau)?)? * tau)?.mean_all()
+}
+
+/// The unit features of the seeds, of `anchors` `[N, D, K]`, as rows `[seeds, D]`.
+pub(super) fn seed_rows(anchors: &Tensor, layout: &Layout) -> Result<Tensor> {
+    let seeds = layout.anchors.iter().map(|anchor| (anchor.image * layout.slots + anchor.slot) as u32).collect();
+    rows(anchors, seeds)
 }
 
 /// The chosen columns, counted through all images, of `x` `[N, D, M]`, as rows `[chosen, D]`.

@@ -34,6 +34,8 @@ pub struct Layout {
     pub images: usize,
     /// Pixels of one image.
     pub pixels: usize,
+    /// Columns of one image.
+    pub width: usize,
     /// Most seeds of one image.
     pub slots: usize,
     /// The seeds, by image, then as given.
@@ -58,6 +60,7 @@ impl Layout {
         let mut layout = Self {
             images: seeds.len(),
             pixels,
+            width,
             slots: seeds.iter().map(|seeds| seeds.len().min(most)).max().unwrap_or(0),
             anchors: Vec::new(),
             background: vec![true; pixels * seeds.len()],
@@ -90,6 +93,16 @@ impl Layout {
     /// The longest support; 0 without anchors.
     pub fn reach(&self) -> usize {
         self.anchors.iter().map(|anchor| anchor.support.len()).max().unwrap_or(0)
+    }
+
+    /// ‖i − p‖² between a pixel of the anchor's image and its seed.
+    pub fn distance_squared(&self, anchor: &Anchor, pixel: u32) -> f64 {
+        let place = |pixel: u32| {
+            let within = pixel as usize - anchor.image * self.pixels;
+            ((within % self.width) as f64, (within / self.width) as f64)
+        };
+        let ((x, y), (sx, sy)) = (place(pixel), place(anchor.pixel));
+        (x - sx).powi(2) + (y - sy).powi(2)
     }
 
     /// Flat index of (anchor, pixel) in a map `[N, slots, H·W]`.
@@ -136,6 +149,8 @@ mod tests {
         assert_eq!(layout.near, [8]);
         assert!((0..12).all(|pixel| layout.background[pixel] == (pixel != 8)));
         assert_eq!(layout.index(anchor, 8), 8);
+        // The seed is column 2 of row 0 in image 1, pixel 10 column 1 of row 1.
+        assert_eq!([layout.distance_squared(anchor, 8), layout.distance_squared(anchor, 10)], [0.0, 2.0]);
     }
 
     #[test]

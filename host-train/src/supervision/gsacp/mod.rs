@@ -4,7 +4,9 @@
 //! (5)  L = λ_point L_point + λ_bg L_bg + λ_mass L_mass + λ_con L_con + λ_prop L_prop (+ λ_hbc L_hbc)
 //! ```
 //!
-//! One file per term. The affinity is dense, `[N, K, H·W]`, only where L_mass needs it to be; every other term picks the
+//! One file per term. Switches of single mechanisms, all off by default: [`ltd`], [`asg`], and the failures that METHOD §2
+//! maps: a global teacher ([`ltd`]), a free radius ([`asg`]), [`prototype`], `features = "shallow"`, `detach_features` (no
+//! gradient from the affinity to the network: eq. 8 without its second path) and a small `margin`. The affinity is dense, `[N, K, H·W]`, only where L_mass needs it to be; every other term picks the
 //! few pixels that it is about. A crop without seeds has L_bg alone, and gives negatives to the others' L_hbc.
 //!
 //! Drift signals (METHOD: plot them in every run): `background_affinity` is L_mass and `prior_missed` is L_prop, both
@@ -12,23 +14,28 @@
 //! second near 0.
 
 pub mod affinity;
+pub mod asg;
 pub mod background;
 pub mod consistency;
 pub mod hbc;
 pub mod layout;
+pub mod ltd;
 pub mod mass;
 pub mod point;
 pub mod propagation;
+pub mod prototype;
 pub mod target;
 
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
+use self::asg::Gate;
 use self::layout::Layout;
+use self::ltd::Region;
 use super::Value;
 use super::loss::host;
-use super::projection::Features;
+use super::projection::{Features, Fusion};
 use crate::data::patch::Patch;
 use crate::data::train_set::Seed;
 
@@ -38,6 +45,10 @@ use crate::data::train_set::Seed;
 pub struct GsacpConfig {
     /// D, channels of the projected feature map. Default 16.
     pub channels: usize,
+    /// Which maps F is projected from. Default `decoder`; `shallow` adds the encoder's first map, a failure.
+    pub features: Fusion,
+    /// Cuts the gradient from the affinity to the network; the projection alone learns from it. A failure. Default false.
+    pub detach_features: bool,
     /// m of eq. 2, below 1. Default 0.6.
     pub margin: f64,
     /// n of the target's sharpening ([`target`]); 1 is eq. 4 as it stands. Default 1.
@@ -70,12 +81,32 @@ pub struct GsacpConfig {
     pub hbc_tau: f64,
     /// Negatives of a batch, shared evenly by its images. Default 128.
     pub hbc_negatives: usize,
+    /// β of LTD, the averaged network's share of the target; 0 leaves it out. Default 0.
+    pub ltd_beta: f64,
+    /// Share of the run after which the averaged network takes part. Default 0.5.
+    pub ltd_from: f64,
+    /// Radius of LTD's disks, in pixels. Default 6.
+    pub ltd_radius: f64,
+    /// `disks`, or `everywhere`, a failure. Default `disks`.
+    pub ltd_region: Region,
+    /// ASG: `off`, `reliable`, or `free`, a failure. Default `off`.
+    pub asg_gate: Gate,
+    /// Candidate radii of ASG, rising, in pixels. Default 4, 8, 16.
+    pub asg_radii: [f64; asg::CANDIDATES],
+    /// κ of ASG: the reliability that the widest candidate needs. Default 0.6.
+    pub asg_kappa: f64,
+    /// τ of ASG. Default 0.1.
+    pub asg_tau: f64,
+    /// Weight of the attraction to a positive prototype, a failure; 0 leaves it out. Default 0.
+    pub lambda_proto: f64,
 }
 
 impl Default for GsacpConfig {
     fn default() -> Self {
         Self {
             channels: 16,
+            features: Fusion::Decoder,
+            detach_features: false,
             margin: 0.6,
             target_order: 1.0,
             floor: 0.05,
@@ -92,6 +123,15 @@ impl Default for GsacpConfig {
             hbc_delta: 0.2,
             hbc_tau: 0.1,
             hbc_negatives: 128,
+            ltd_beta: 0.0,
+            ltd_from: 0.5,
+            ltd_radius: 6.0,
+            ltd_region: Region::Disks,
+            asg_gate: Gate::Off,
+            asg_radii: [4.0, 8.0, 16.0],
+            asg_kappa: 0.6,
+            asg_tau: 0.1,
+            lambda_proto: 0.0,
         }
     }
 }
@@ -107,6 +147,7 @@ impl GsacpConfig {
             ("lambda_iou", self.lambda_iou),
             ("lambda_prop", self.lambda_prop),
             ("lambda_hbc", self.lambda_hbc),
+            ("lambda_proto", self.lambda_proto),
         ];
         for (key, value) in lambdas {
             ensure!(value.is_finite() && value >= 0.0, "gsacp.{key} = {value}: give 0 or more");
@@ -117,17 +158,36 @@ impl GsacpConfig {
         ensure!((0.1..=100.0).contains(&order), "gsacp.target_order = {order}: give 0.1 to 100");
         ensure!(self.floor > 0.0 && self.floor < 0.5, "gsacp.floor = {}: give a value between 0 and ½", self.floor);
         ensure!((1..=256).contains(&self.most_seeds), "gsacp.most_seeds = {}: give 1 to 256", self.most_seeds);
-        for (key, share) in [("hard_share", self.hard_share), ("prop_decay_from", self.prop_decay_from)] {
+        for (key, share) in [
+            ("hard_share", self.hard_share),
+            ("prop_decay_from", self.prop_decay_from),
+            ("ltd_beta", self.ltd_beta),
+            ("ltd_from", self.ltd_from),
+            ("asg_kappa", self.asg_kappa),
+        ] {
             ensure!((0.0..=1.0).contains(&share), "gsacp.{key} = {share}: give a share from 0 to 1");
         }
         ensure!((-1.0..=1.0).contains(&self.hbc_delta), "gsacp.hbc_delta = {}: give −1 to 1", self.hbc_delta);
-        ensure!(self.hbc_tau > 0.0 && self.hbc_tau <= 10.0, "gsacp.hbc_tau = {}: give above 0 to 10", self.hbc_tau);
+        for (key, tau) in [("hbc_tau", self.hbc_tau), ("asg_tau", self.asg_tau)] {
+            ensure!(tau > 0.0 && tau <= 10.0, "gsacp.{key} = {tau}: give above 0 to 10");
+        }
+        ensure!((0.0..=64.0).contains(&self.ltd_radius), "gsacp.ltd_radius = {}: give 0 to 64 px", self.ltd_radius);
+        let radii = self.asg_radii;
+        ensure!(
+            radii.is_sorted() && radii.iter().all(|radius| (0.5..=64.0).contains(radius)),
+            "gsacp.asg_radii = {radii:?}: give rising radii of ½ to 64 px"
+        );
         ensure!(
             (1..=65536).contains(&self.hbc_negatives),
             "gsacp.hbc_negatives = {}: give 1 to 65536",
             self.hbc_negatives
         );
         Ok(())
+    }
+
+    /// Whether the averaged network's probability is asked for when `fraction` (0 to 1) of the run is done.
+    pub fn asks_teacher(&self, fraction: f64) -> bool {
+        self.ltd_beta > 0.0 && fraction >= self.ltd_from
     }
 
     /// λ_prop when `fraction` (0 to 1) of the run is done.
@@ -140,31 +200,48 @@ impl GsacpConfig {
     }
 }
 
-/// The objective (5) of `logits` `[N, 1, H, W]` and `features` of the same pixels, for the seeds inside each of
-/// the N crops and the priors that reach into it from outside, when `fraction` of the run is done.
+/// The labels of a batch, and how far the run is.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment<'a> {
+    /// The seeds inside each crop.
+    pub seeds: &'a [Vec<Seed>],
+    /// The priors that reach into each crop from outside.
+    pub cut_off: &'a [Vec<Patch>],
+    /// P_ema at every pixel of the batch, where [`GsacpConfig::asks_teacher`].
+    pub teacher: Option<&'a [f32]>,
+    /// Share of the run that is done.
+    pub fraction: f64,
+}
+
+/// The objective (5) of `logits` `[N, 1, H, W]` and `features` of the same pixels.
 ///
 /// # Errors
 /// When shapes and labels do not fit each other.
-pub fn evaluate(
-    logits: &Tensor,
-    features: &Features,
-    seeds: &[Vec<Seed>],
-    cut_off: &[Vec<Patch>],
-    config: &GsacpConfig,
-    fraction: f64,
-) -> Result<Value> {
+pub fn evaluate(logits: &Tensor, features: &Features, moment: Moment, config: &GsacpConfig) -> Result<Value> {
+    let Moment { seeds, cut_off, teacher, fraction } = moment;
     let (n, _, h, w) = logits.dims4()?;
     ensure!(seeds.len() == n, "{} crops have seeds and {n} have logits", seeds.len());
     let strays = seeds.iter().flatten().filter(|seed| seed.x as usize >= w || seed.y as usize >= h).count();
     ensure!(strays == 0, "{strays} seeds are outside their {w}×{h} crop");
-    let layout = Layout::new((w, h), seeds, cut_off, config.floor, config.most_seeds);
+    let pixels = teacher.map_or(n * h * w, <[f32]>::len);
+    ensure!(pixels == n * h * w, "the teacher has {pixels} pixels and the batch {}", n * h * w);
+    let detached = Features { inputs: features.inputs.detach(), weight: features.weight.clone() };
+    let features = if config.detach_features { &detached } else { features };
+    let mut layout = Layout::new((w, h), seeds, cut_off, config.floor, config.most_seeds);
     let logits = logits.flatten_all()?;
     let seen = host(&logits)?;
 
     let mut value = Value::new(&logits)?;
     let hard = background::hard_background(&seen, &layout, config.hard_share);
     if !hard.is_empty() {
-        value.add("background", config.lambda_bg, background::background(&logits, hard)?)?;
+        let term = match teacher.filter(|_| config.ltd_region == Region::Everywhere) {
+            Some(teacher) => {
+                let targets = ltd::background_targets(teacher, &hard, config.ltd_beta);
+                background::answered(&logits, hard, targets)?
+            }
+            None => background::background(&logits, hard)?,
+        };
+        value.add("background", config.lambda_bg, term)?;
     }
     if layout.anchors.is_empty() {
         return Ok(value);
@@ -184,9 +261,21 @@ pub fn evaluate(
     let units = affinity::unit_features(features, &places)?;
     let anchors = units.narrow(2, 0, layout.slots)?;
     let a = affinity::affinity(features, &anchors.contiguous()?, config.margin)?;
-    let (on, g) = affinity::on_supports(&a, &layout)?;
+    let (on, mut g) = affinity::on_supports(&a, &layout)?;
+    if config.asg_gate != Gate::Off {
+        let seen = host(&on)?;
+        let GsacpConfig { asg_gate, asg_radii, asg_kappa, asg_tau, .. } = *config;
+        if let Some(radius) = asg::gate(&mut layout, &seen, asg_gate, asg_radii, asg_kappa, asg_tau) {
+            value.add("support_radius", 0.0, Tensor::new(radius, logits.device())?)?;
+        }
+        g = affinity::prior_on_supports(&layout, &a)?;
+    }
 
-    let target = target::target(&on, &layout, config.target_order)?;
+    let mut target = target::target(&on, &layout, config.target_order)?;
+    if let Some(teacher) = teacher {
+        let inside = ltd::region(&layout, config.ltd_radius, config.ltd_region);
+        ltd::mix(&mut target, teacher, &inside, &layout, config.ltd_beta);
+    }
     if let Some((cross, overlap)) = consistency::consistency(&logits, &target, &layout)? {
         value.add("consistency", config.lambda_con, cross)?;
         value.add("overlap", config.lambda_iou, overlap)?;
@@ -199,6 +288,9 @@ pub fn evaluate(
         let far = units.narrow(2, layout.slots, units.dim(2)? - layout.slots)?;
         let term = hbc::contrast(&anchors, &far, &negatives.real, &layout, config.hbc_delta, config.hbc_tau)?;
         value.add("contrast", config.lambda_hbc, term)?;
+    }
+    if config.lambda_proto > 0.0 {
+        value.add("prototype", config.lambda_proto, prototype::attraction(&anchors, &layout)?)?;
     }
     Ok(value)
 }

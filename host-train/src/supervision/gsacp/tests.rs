@@ -29,8 +29,28 @@ fn plain(inputs: Tensor) -> Features {
 }
 
 fn run(logits: &Tensor, features: &Features, config: &GsacpConfig) -> Value {
+    answered(logits, features, config, None)
+}
+
+/// As [`run`], with the averaged network's probability.
+fn answered(logits: &Tensor, features: &Features, config: &GsacpConfig, teacher: Option<&[f32]>) -> Value {
     let (seeds, cut_off) = labels();
-    evaluate(logits, features, &seeds, &cut_off, config, 0.5).unwrap()
+    let moment = Moment { seeds: &seeds, cut_off: &cut_off, teacher, fraction: 0.5 };
+    evaluate(logits, features, moment, config).unwrap()
+}
+
+/// Logits and features of labels without anything cut off, at the start of the run.
+fn first(logits: &Tensor, seeds: &[Vec<Seed>]) -> Result<Value> {
+    let moment = Moment { seeds, cut_off: &[], teacher: None, fraction: 0.0 };
+    evaluate(logits, &plain(random(2, &[3, 3, 16])), moment, &config())
+}
+
+/// Σ|∂L/∂features| of the loss with respect to features `[3, 3, 16]`.
+fn pull(config: &GsacpConfig) -> f64 {
+    let inputs = candle_core::Var::from_tensor(&random(2, &[3, 3, 16])).unwrap();
+    let value = run(&random(1, &[3, 1, 4, 4]), &plain(inputs.as_tensor().clone()), config);
+    let store = value.loss.backward().unwrap();
+    store.get(&inputs).map_or(0.0, |g| g.abs().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap())
 }
 
 fn term(value: &Value, name: &str) -> f64 {
@@ -70,13 +90,9 @@ fn gradients_are_those_of_finite_differences() {
 
 #[test]
 fn the_target_sends_no_gradient_to_the_features() {
-    let inputs = candle_core::Var::from_tensor(&random(2, &[3, 3, 16])).unwrap();
-    let features = plain(inputs.as_tensor().clone());
     let only = GsacpConfig { lambda_mass: 0.0, lambda_prop: 0.0, lambda_hbc: 0.0, ..config() };
-    let value = run(&random(1, &[3, 1, 4, 4]), &features, &only);
-    let store = value.loss.backward().unwrap();
-    let moved = store.get(&inputs).map_or(0.0, |g| g.abs().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap());
-    assert_eq!(moved, 0.0);
+    assert_eq!(pull(&only), 0.0);
+    assert_eq!(pull(&GsacpConfig { asg_gate: Gate::Reliable, ..only }), 0.0, "nor does the gate");
 }
 
 #[test]
@@ -118,23 +134,18 @@ fn a_nan_is_found_in_the_term_it_came_from() {
 #[test]
 fn crops_without_seeds_have_the_background_alone() {
     let logits = random(1, &[3, 1, 4, 4]);
-    let none = vec![vec![]; 3];
-    let value = evaluate(&logits, &plain(random(2, &[3, 3, 16])), &none, &none_cut(), &config(), 0.0).unwrap();
+    let value = first(&logits, &vec![vec![]; 3]).unwrap();
     let names: Vec<_> = value.terms().unwrap().into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["loss", "background"]);
     assert!(term(&value, "loss") > 0.0);
     value.loss.backward().unwrap();
 }
 
-fn none_cut() -> Vec<Vec<Patch>> {
-    vec![vec![]; 3]
-}
-
 #[test]
 fn seeds_whose_priors_are_outside_the_crop_are_points_only() {
     let logits = random(1, &[3, 1, 4, 4]);
     let bare = vec![vec![Seed { x: 0, y: 0, patch: Patch::default() }], vec![], vec![]];
-    let value = evaluate(&logits, &plain(random(2, &[3, 3, 16])), &bare, &none_cut(), &config(), 0.0).unwrap();
+    let value = first(&logits, &bare).unwrap();
     let names: Vec<_> = value.terms().unwrap().into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["loss", "background", "point", "background_affinity", "contrast"]);
     assert!(value.terms().unwrap().iter().all(|(_, term)| term.is_finite()));
@@ -143,9 +154,8 @@ fn seeds_whose_priors_are_outside_the_crop_are_points_only() {
 #[test]
 fn seeds_outside_their_crop_are_an_error() {
     let stray = vec![vec![Seed { x: 4, y: 0, patch: Patch::default() }], vec![], vec![]];
-    let error =
-        evaluate(&random(1, &[3, 1, 4, 4]), &plain(random(2, &[3, 3, 16])), &stray, &none_cut(), &config(), 0.0);
-    assert!(error.unwrap_err().to_string().contains("1 seeds are outside"));
+    let error = first(&random(1, &[3, 1, 4, 4]), &stray).unwrap_err().to_string();
+    assert!(error.contains("1 seeds are outside"), "{error}");
 }
 
 #[test]
@@ -164,4 +174,95 @@ fn a_bad_number_is_an_error_that_names_its_key() {
     assert!(bad.validate().unwrap_err().to_string().contains("gsacp.margin"));
     assert!(GsacpConfig { lambda_bg: f64::NAN, ..GsacpConfig::default() }.validate().is_err());
     assert!(GsacpConfig { hbc_tau: 0.0, ..GsacpConfig::default() }.validate().is_err());
+    let falling = GsacpConfig { asg_radii: [4.0, 2.0, 8.0], ..GsacpConfig::default() };
+    assert!(falling.validate().unwrap_err().to_string().contains("gsacp.asg_radii"));
+    let more = GsacpConfig { ltd_beta: 1.5, ..GsacpConfig::default() };
+    assert!(more.validate().unwrap_err().to_string().contains("gsacp.ltd_beta"));
+}
+
+#[test]
+fn a_switch_that_is_off_changes_no_bit() {
+    let (logits, features) = (random(1, &[3, 1, 4, 4]), plain(random(2, &[3, 3, 16])));
+    let terms = |config: &GsacpConfig| run(&logits, &features, config).terms().unwrap();
+    // Numbers of mechanisms that are off, all moved.
+    let idle = GsacpConfig {
+        ltd_radius: 1.0,
+        ltd_from: 0.0,
+        ltd_region: Region::Everywhere,
+        asg_radii: [1.0, 2.0, 3.0],
+        asg_kappa: 0.1,
+        asg_tau: 1.0,
+        ..config()
+    };
+    assert_eq!(terms(&idle), terms(&config()));
+}
+
+#[test]
+fn gradients_hold_with_every_mechanism_on() {
+    let on = GsacpConfig {
+        asg_gate: Gate::Reliable,
+        lambda_proto: 0.4,
+        ltd_beta: 0.5,
+        ltd_region: Region::Everywhere,
+        ..config()
+    };
+    let teacher: Vec<f32> = (0..48).map(|i| (i * 7 % 48) as f32 / 48.0).collect();
+    let features = plain(random(2, &[3, 3, 16]));
+    check_gradients(&[random(1, &[3, 1, 4, 4])], |x| Ok(answered(&x[0], &features, &on, Some(&teacher)).loss));
+    // T and the gate are constants of the step, so the differences may not see them move.
+    let silent = GsacpConfig { lambda_con: 0.0, lambda_iou: 0.0, asg_gate: Gate::Off, ..on };
+    check_gradients(&[random(1, &[3, 1, 4, 4]), random(2, &[3, 3, 16])], |x| {
+        Ok(answered(&x[0], &plain(x[1].clone()), &silent, Some(&teacher)).loss)
+    });
+}
+
+#[test]
+fn the_teacher_moves_the_target_near_the_seeds_and_the_background_only_when_it_is_global() {
+    let (logits, features) = (random(1, &[3, 1, 4, 4]), plain(random(2, &[3, 3, 16])));
+    let at = |region, teacher: f32| {
+        let config = GsacpConfig { ltd_beta: 0.5, ltd_radius: 1.0, ltd_region: region, ..config() };
+        let value = answered(&logits, &features, &config, Some(&[teacher; 48]));
+        (term(&value, "consistency"), term(&value, "background"))
+    };
+    let (disks, everywhere) = (Region::Disks, Region::Everywhere);
+    assert_ne!(at(disks, 0.0).0, at(disks, 1.0).0);
+    assert_eq!(at(disks, 0.0).1, at(disks, 1.0).1);
+    assert_ne!(at(everywhere, 0.0).1, at(everywhere, 1.0).1);
+    assert_ne!(at(everywhere, 1.0).0, at(disks, 1.0).0);
+    let config = GsacpConfig { ltd_beta: 0.5, ltd_from: 0.5, ..config() };
+    assert_eq!([0.0, 0.49, 0.5, 1.0].map(|fraction| config.asks_teacher(fraction)), [false, false, true, true]);
+    assert!(!GsacpConfig::default().asks_teacher(1.0));
+}
+
+#[test]
+fn a_teacher_of_another_size_is_an_error() {
+    let moment = Moment { seeds: &labels().0, cut_off: &[], teacher: Some(&[0.5; 47]), fraction: 1.0 };
+    let error = evaluate(&random(1, &[3, 1, 4, 4]), &plain(random(2, &[3, 3, 16])), moment, &config());
+    assert!(error.unwrap_err().to_string().contains("47 pixels"));
+}
+
+#[test]
+fn detached_features_send_the_network_no_gradient_and_the_projection_still_learns() {
+    assert!(pull(&config()) > 0.0);
+    assert_eq!(pull(&GsacpConfig { detach_features: true, ..config() }), 0.0);
+    let weight = candle_core::Var::from_tensor(&random(3, &[3, 3])).unwrap();
+    let features = Features { inputs: random(2, &[3, 3, 16]), weight: weight.as_tensor().clone() };
+    let value = run(&random(1, &[3, 1, 4, 4]), &features, &GsacpConfig { detach_features: true, ..config() });
+    let store = value.loss.backward().unwrap();
+    assert!(store.get(&weight).unwrap().abs().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap() > 0.0);
+}
+
+#[test]
+fn the_gate_narrows_the_target_and_reports_its_radius() {
+    let (logits, features) =
+        (random(1, &[3, 1, 4, 4]), plain(Tensor::ones((3, 3, 16), DType::F64, &Device::Cpu).unwrap()));
+    let gated = |gate, radii| {
+        let config = GsacpConfig { asg_gate: gate, asg_radii: radii, ..config() };
+        run(&logits, &features, &config)
+    };
+    // An affinity of 1 everywhere: T = g̃, and a prior that a tiny radius has emptied leaves all of a outside.
+    let (off, tiny) = (gated(Gate::Off, [4.0, 8.0, 16.0]), gated(Gate::Reliable, [0.5, 0.5, 0.5]));
+    assert!(term(&tiny, "background_affinity") > term(&off, "background_affinity") + 0.05);
+    assert!((term(&tiny, "support_radius") - 0.5).abs() < 1e-6);
+    assert!(off.terms().unwrap().iter().all(|(name, _)| *name != "support_radius"));
 }

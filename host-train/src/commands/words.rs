@@ -1,0 +1,24 @@
+//! Command lines that a user can copy into a shell.
+
+/// The words of a command line, each quoted for a POSIX shell where it needs to be.
+pub fn quoted(words: impl IntoIterator<Item = String>) -> String {
+    words.into_iter().map(quote).collect::<Vec<_>>().join(" ")
+}
+
+fn quote(word: String) -> String {
+    match word.contains(|c: char| c.is_whitespace() || "'\"$&;()<>|*?".contains(c)) {
+        true => format!("'{}'", word.replace('\'', "'\\''")),
+        false => word,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_shell_would_take_apart_is_quoted() {
+        let words = ["a", "b c", "it's", "x=1"].map(String::from);
+        assert_eq!(quoted(words), "a 'b c' 'it'\\''s' x=1");
+    }
+}
