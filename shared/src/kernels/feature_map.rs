@@ -108,6 +108,11 @@ impl<'a, T: Copy> Row<'a, T> {
         pixels(self.data, self.shape)
     }
 
+    /// The elements from the first channel of pixel `x` to the end of the row; none outside it.
+    pub fn from(&self, x: usize) -> &'a [T] {
+        x.checked_mul(self.shape.stride).and_then(|start| self.data.get(start..)).unwrap_or_default()
+    }
+
     /// The channels of the `size` pixels of every group of `size` neighbours.
     pub fn groups(&self, size: usize) -> impl Iterator<Item = Chunks<'a, T>> + use<'a, T> {
         let shape = self.shape;

@@ -12,6 +12,8 @@ pub mod feature_map;
 pub mod haar;
 pub mod max_pool;
 pub mod sigmoid;
+#[cfg(any(test, not(kernels = "portable")))]
+mod simd;
 pub mod spatial_gate;
 pub mod squeeze_excite;
 #[cfg(test)]

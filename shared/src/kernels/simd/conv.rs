@@ -1,0 +1,250 @@
+//! Convolution over a core's inner loops: the fast twin of [`crate::kernels::conv`], whose gathering it shares in idea.
+//!
+//! As many output channels as fit are a block, whose weights are arranged once. For each run of output pixels in a row
+//! the taps are gathered once, `[column][ky][channel]`, columns apart by their residue modulo the dilation; then each
+//! group of the block's channels takes the whole run, so that an activation vector that is loaded serves a group, and a
+//! weight vector two pixels.
+
+use super::micro::{Cells, Constants, MAX_GROUP, Micro, Run, ordered};
+use crate::Error;
+use crate::kernels::conv::Window;
+use crate::kernels::{Map, MapMut};
+use crate::quant::{ConvChannel, Output};
+
+/// Most input channels.
+const MAX_CHANNELS: usize = 256;
+/// Most groups of a block.
+const MAX_GROUPS: usize = 16;
+
+/// The whole layer, whose shapes have been checked; `false`, and nothing written, where it is outside this form's range.
+pub fn convolve<M: Micro>(
+    window: Window,
+    input: &Map<i8>,
+    zero_in: i8,
+    weights: &[i8],
+    channels: &[ConvChannel],
+    place: Output,
+    output: &mut MapMut<i8>,
+) -> Result<bool, Error> {
+    let (from, to) = (input.shape(), output.shape());
+    let Some(bounds) = place.int8_bounds() else { return Ok(false) };
+    let (mut tile, mut arranged) = (M::buffer(zero_in), M::buffer(0));
+    let (columns, arranged) = (tile.as_mut(), arranged.as_mut());
+    let Some(layout) = Layout::new::<M>(window, from.channels, to.width, columns.len()) else { return Ok(false) };
+    if !channels.iter().all(|channel| channel.scale.high_word().is_some()) {
+        return Ok(false);
+    }
+    let pad = [zero_in; MAX_CHANNELS];
+    let pad = pad.get(..from.channels).ok_or(Error::Unsupported)?;
+    let mut constants = [Constants::default(); MAX_GROUPS];
+
+    let block = layout.block::<M>(arranged.len());
+    let patch = layout.kernel * layout.kernel * from.channels;
+    for first in (0..channels.len()).step_by(block.max(1)) {
+        let channels = channels.get(first..channels.len().min(first + block)).ok_or(Error::Unsupported)?;
+        let weights = weights.get(first * patch..(first + channels.len()) * patch).ok_or(Error::Unsupported)?;
+        arranged.fill(M::Tap::from(0));
+        layout.arrange::<M>(weights, from.channels, arranged);
+        for (constants, channels) in constants.iter_mut().zip(channels.chunks(M::GROUP)) {
+            *constants = of_channels(channels);
+        }
+        for y in 0..to.height {
+            for x in (0..to.width).step_by(layout.outputs.max(1)) {
+                let count = layout.outputs.min(to.width - x);
+                let phase_columns = layout.phase_columns(count);
+                layout.gather::<M>(input, pad, y, x, phase_columns, columns);
+                let out = output.from_mut(y, x);
+                for phase in 0..layout.dilation {
+                    let Some(rest) = count.checked_sub(phase + 1) else { break };
+                    let patches = columns.get(phase * phase_columns * layout.column..).ok_or(Error::Unsupported)?;
+                    let groups = channels.chunks(M::GROUP).zip(&constants).zip(arranged.chunks(layout.group::<M>()));
+                    for (g, ((channels, constants), weights)) in groups.enumerate() {
+                        let at = phase * to.stride + first + g * M::GROUP;
+                        let run = Run {
+                            patches,
+                            step: layout.stride * layout.column,
+                            vectors: layout.vectors,
+                            weights,
+                            constants,
+                            bounds,
+                            count: rest / layout.dilation.max(1) + 1,
+                            out_step: layout.dilation * to.stride,
+                            channels: channels.len(),
+                        };
+                        M::run(run, out.get_mut(at..).ok_or(Error::Unsupported)?);
+                    }
+                }
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// How taps lie.
+struct Layout {
+    kernel: usize,
+    stride: usize,
+    dilation: usize,
+    /// Taps of one gathered column, padding included.
+    column: usize,
+    /// Vectors of one patch.
+    vectors: usize,
+    /// Most output pixels of one run.
+    outputs: usize,
+}
+
+impl Layout {
+    /// `None` where the tile or the weights of one group do not fit.
+    fn new<M: Micro>(window: Window, channels: usize, width: usize, room: usize) -> Option<Self> {
+        let Window { kernel, stride, dilation } = window;
+        let column = (kernel * channels).next_multiple_of(M::COLUMN);
+        let vectors = (kernel * column).div_ceil(M::LANES);
+        if column == 0 || dilation == 0 || stride == 0 || channels > MAX_CHANNELS {
+            return None;
+        }
+        // A patch in whole vectors may reach beyond the last column.
+        let fit = room.checked_sub(M::LANES)? / column;
+        let spare = (fit - fit % dilation).checked_sub((kernel - 1) * dilation + 1)?;
+        let most = (spare / stride).saturating_add(1);
+        // Runs of equal length, in whole pairs of every residue.
+        let even = width.div_ceil(width.div_ceil(most).max(1)).div_ceil((2 * dilation).max(1)) * (2 * dilation);
+        let outputs = even.min(most);
+        let layout = Layout { kernel, stride, dilation, column, vectors, outputs };
+        (layout.block::<M>(room) > 0).then_some(layout)
+    }
+
+    /// Arranged taps of one group of channels.
+    fn group<M: Micro>(&self) -> usize {
+        (self.vectors * M::GROUP * M::LANES).max(1)
+    }
+
+    /// Channels whose arranged weights fit.
+    fn block<M: Micro>(&self, room: usize) -> usize {
+        (room / self.group::<M>()).min(MAX_GROUPS) * M::GROUP
+    }
+
+    /// Columns of one residue modulo the dilation that `count` outputs need.
+    fn phase_columns(&self, count: usize) -> usize {
+        let span = count.saturating_sub(1) * self.stride + (self.kernel - 1) * self.dilation + 1;
+        span.div_ceil(self.dilation.max(1))
+    }
+
+    /// Puts weights `[out][ky][kx][in]` into the order of the columns, `[group][vector][out of the group][lane]`.
+    fn arrange<M: Micro>(&self, weights: &[i8], channels: usize, to: &mut [M::Tap]) {
+        let per_channel = (self.kernel * self.kernel * channels).max(1);
+        for (o, weights) in weights.chunks(per_channel).enumerate() {
+            let group = o / M::GROUP * self.group::<M>() + o % M::GROUP * M::LANES;
+            for (cell, weights) in weights.chunks(channels.max(1)).enumerate() {
+                let (ky, kx) = (cell / self.kernel.max(1), cell % self.kernel.max(1));
+                let first = kx * self.column + ky * channels;
+                for (c, &weight) in weights.iter().enumerate() {
+                    let t = ordered::<M>(first + c);
+                    let at = group + t / M::LANES * (M::GROUP * M::LANES) + t % M::LANES;
+                    if let Some(place) = to.get_mut(at) {
+                        *place = M::Tap::from(weight);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Fills `columns`, `[residue][column][ky][channel]`, with the taps of the outputs from (y, x) on.
+    fn gather<M: Micro>(&self, input: &Map<i8>, pad: &[i8], y: usize, x: usize, count: usize, columns: &mut [M::Tap]) {
+        let shape = input.shape();
+        let reach = (self.kernel - 1) * self.dilation / 2;
+        let top = (y * self.stride).wrapping_sub(reach);
+        for ky in 0..self.kernel {
+            let row = input.row(top.wrapping_add(ky * self.dilation));
+            for phase in 0..self.dilation {
+                // Coordinates are counted from the leftmost tap of the map's first column: none is negative.
+                let first = x * self.stride + phase;
+                let before = reach.saturating_sub(first).div_ceil(self.dilation.max(1)).min(count);
+                let within = (reach + shape.width).saturating_sub(first).div_ceil(self.dilation.max(1)).min(count);
+                let (before, within) = if row.is_some() { (before, within.max(before)) } else { (count, count) };
+                let mut put = |from: &[i8], from_step: usize, start: usize, end: usize| {
+                    let at = (phase * count + start) * self.column;
+                    if let (true, Some(to)) = (end > start, columns.get_mut(at..)) {
+                        let (at, to_step, channels) = (ky * shape.channels, self.column, shape.channels);
+                        M::copy(Cells { from_step, to_step, at, channels, count: end - start }, from, to);
+                    }
+                };
+                put(pad, 0, 0, before);
+                if let Some(row) = row {
+                    let from = row.from((first + before * self.dilation).wrapping_sub(reach));
+                    put(from, self.dilation * shape.stride, before, within);
+                }
+                put(pad, 0, within, count);
+            }
+        }
+    }
+}
+
+fn of_channels(channels: &[ConvChannel]) -> Constants {
+    // Absent channels of the last group: any valid factor.
+    let mut constants = Constants { bias: [0; MAX_GROUP], factor: [0; MAX_GROUP], shift: [1; MAX_GROUP] };
+    for (i, channel) in channels.iter().enumerate().take(MAX_GROUP) {
+        let (factor, shift) = channel.scale.high_word().unwrap_or((0, 1));
+        if let (Some(b), Some(f), Some(s)) =
+            (constants.bias.get_mut(i), constants.factor.get_mut(i), constants.shift.get_mut(i))
+        {
+            (*b, *f, *s) = (channel.bias, factor, shift as i32);
+        }
+    }
+    constants
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::{DspModel, HeliumModel};
+    use super::*;
+    use crate::kernels::conv::{conv_int8, output_size};
+    use crate::kernels::testing::{Stream, TestMap};
+    use crate::quant::Multiplier;
+    use proptest::prelude::*;
+    extern crate std;
+    use std::vec::Vec;
+
+    #[test]
+    fn a_layer_outside_the_range_is_left_alone() {
+        let input = TestMap::filled(1i8, 4, 4, 4, 0);
+        let window = Window { kernel: 3, stride: 1, dilation: 1 };
+        let run = |factor: f64, place| {
+            let channel = [ConvChannel { bias: 0, scale: Multiplier::from_real(factor).unwrap() }];
+            let mut out = TestMap::filled(99i8, 4, 4, 1, 0);
+            let done = convolve::<HeliumModel>(window, &input.map(), 0, &[1; 36], &channel, place, &mut out.map_mut());
+            (done, out.data.iter().all(|&v| v == 99))
+        };
+        assert_eq!(run(0.249, Output::int8(0, false)), (Ok(true), false));
+        assert_eq!(run(0.25, Output::int8(0, false)), (Ok(false), true));
+        assert_eq!(run(0.1, Output::logit()), (Ok(false), true));
+    }
+
+    proptest! {
+        #[test]
+        fn every_layout_gives_the_plain_kernels_bytes(seed: u64, kernel in prop_oneof![Just(1usize), Just(3), Just(5)],
+            (stride, dilation) in prop_oneof![Just((1usize, 1usize)), Just((2, 1)), Just((1, 2)), Just((1, 3)), Just((1, 5))],
+            h in 1usize..12, w in 1usize..40, cin in 1usize..18, cout in 1usize..20, gaps in (0usize..3, 0usize..3),
+            zero_in in -128i32..=127, zero_out in -128i32..=127, relu: bool, factor in 1e-7f64..0.249) {
+            let mut stream = Stream(seed);
+            let window = Window { kernel, stride, dilation };
+            let input = TestMap::new(|n| stream.i8s(n), h, w, cin, gaps.0);
+            let taps = kernel * kernel * cin;
+            let weights = stream.weights(cout * taps);
+            let channels: Vec<ConvChannel> = weights.chunks(taps).map(|w| {
+                let scale = Multiplier::from_real(factor / (1 + stream.next() % 4) as f64).unwrap();
+                ConvChannel::folded((stream.next() % 20_001) as i64 - 10_000, w, zero_in, scale).unwrap()
+            }).collect();
+            let place = Output::int8(zero_out, relu);
+            let empty = TestMap::filled(99i8, output_size(h, stride), output_size(w, stride), cout, gaps.1);
+            let (mut plain, mut helium, mut dsp) = (empty.clone(), empty.clone(), empty);
+            let (map, zero) = (input.map(), zero_in as i8);
+            conv_int8(window, map, zero, &weights, &channels, place, plain.map_mut()).unwrap();
+            let done = convolve::<HeliumModel>(window, &map, zero, &weights, &channels, place, &mut helium.map_mut());
+            prop_assert_eq!(done, Ok(true));
+            prop_assert_eq!(&helium.data, &plain.data);
+            let done = convolve::<DspModel>(window, &map, zero, &weights, &channels, place, &mut dsp.map_mut());
+            prop_assert_eq!(done, Ok(true));
+            prop_assert_eq!(&dsp.data, &plain.data);
+        }
+    }
+}

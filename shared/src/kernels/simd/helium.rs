@@ -1,0 +1,185 @@
+//! Inner loops for Helium (MVE, integer): Cortex-M52, M55, M85.
+#![allow(unsafe_code)]
+
+use super::micro::{Buffer, Cells, Constants, Micro, Run};
+use core::arch::naked_asm;
+
+/// Taps of a buffer: 16 channels of a 3×3 patch over 32 channels, or a row of 160 pixels of 4 channels with room left.
+const ROOM: usize = 4608;
+
+/// Sixteen int8 taps to a vector, four output channels by two pixels at a time.
+pub struct Helium;
+
+impl Micro for Helium {
+    type Tap = i8;
+    const LANES: usize = 16;
+    const GROUP: usize = 4;
+    const COLUMN: usize = 1;
+    const ORDER: [usize; 4] = [0, 1, 2, 3];
+    type Buffer = Buffer<i8, ROOM>;
+
+    #[inline(always)]
+    fn buffer(tap: i8) -> Self::Buffer {
+        Buffer([tap; ROOM])
+    }
+
+    #[inline(never)]
+    fn copy(cells: Cells, from: &[i8], to: &mut [i8]) {
+        let Cells { from_step, to_step, at, channels, count } = cells;
+        if !cells.fit(from.len(), to.len(), at + channels) {
+            return;
+        }
+        let mut from = from.as_ptr();
+        let mut to = to.as_mut_ptr().wrapping_add(at);
+        let step = if (from_step, to_step) == (channels, channels) { count * channels } else { channels };
+        for _ in 0..count * channels / step.max(1) {
+            // SAFETY: `fit` has checked that `count` stretches of `channels` bytes, the steps apart, lie in both slices;
+            // without gaps they are one stretch.
+            unsafe {
+                match step {
+                    4 => to.cast::<u32>().write_unaligned(from.cast::<u32>().read_unaligned()),
+                    8 => to.cast::<u64>().write_unaligned(from.cast::<u64>().read_unaligned()),
+                    16 => to.cast::<u128>().write_unaligned(from.cast::<u128>().read_unaligned()),
+                    _ => core::ptr::copy_nonoverlapping(from, to, step),
+                }
+            }
+            (from, to) = (from.wrapping_add(from_step), to.wrapping_add(to_step));
+        }
+    }
+
+    fn run(run: Run<i8>, out: &mut [i8]) {
+        if !run.fits(out.len(), Self::LANES, Self::GROUP) {
+            return;
+        }
+        // Pairs of pixels; the last pair of an odd run computes its first pixel once more, a single pixel is both.
+        let pairs = run.count & !1;
+        let tail = run.count.saturating_sub(2);
+        for (first, count, single) in [(0, pairs, false), (tail, run.count & 1, run.count == 1)] {
+            if count == 0 {
+                continue;
+            }
+            let (step, out_step) = if single { (0, 0) } else { (run.step, run.out_step) };
+            let patch = run.vectors * Self::LANES;
+            let start = out.as_mut_ptr().wrapping_add(first * run.out_step);
+            let [zero, low, high] = run.bounds.map(i32::from);
+            let mut arguments = Arguments {
+                patches: run.patches.as_ptr().wrapping_add(first * run.step),
+                step,
+                vectors: run.vectors,
+                weights: run.weights.as_ptr(),
+                advance: (2 * step).wrapping_sub(patch),
+                out: start,
+                out_step,
+                out_end: start.wrapping_add(count.next_multiple_of(2) * out_step),
+                constants: *run.constants,
+                zero,
+                low,
+                high,
+                channels: run.channels,
+            };
+            // SAFETY: `fits` has checked that the patches of `count` pixels, `vectors` of four channels' weights and
+            // `channels` bytes for each pixel lie in their slices; of an odd run, a pair that begins at most at the last
+            // pixel but one, or with steps of zero a single pixel twice.
+            unsafe {
+                if run.channels == Self::GROUP { pairs_of_four(&mut arguments) } else { pairs_of_fewer(&mut arguments) }
+            }
+        }
+    }
+}
+
+/// What the assembly reads, at the offsets that it names.
+#[repr(C)]
+struct Arguments {
+    patches: *const i8,
+    step: usize,
+    vectors: usize,
+    weights: *const i8,
+    advance: usize,
+    out: *mut i8,
+    out_step: usize,
+    out_end: *mut i8,
+    constants: Constants,
+    zero: i32,
+    low: i32,
+    high: i32,
+    channels: usize,
+}
+
+/// Pairs of output pixels by four channels. The eight sums live in the even registers, where `vmladava` adds to them:
+/// r0, r2, r4, r6 the first pixel's, r8, r10, r12, r14 the second's. q3…q7 hold zero, low, high, factors, shifts.
+macro_rules! pairs {
+    ($name:ident, $store:literal) => {
+        #[unsafe(naked)]
+        unsafe extern "C" fn $name(arguments: *mut Arguments) {
+            naked_asm!(
+                ".cpu cortex-m55",
+                "push {{r4-r11, lr}}",
+                "vpush {{d8-d15}}",
+                "mov r9, r0",
+                "vldrw.u32 q6, [r9, #48]",
+                "vldrw.u32 q7, [r9, #64]",
+                "vneg.s32 q7, q7",
+                "ldr r1, [r9, #80]",
+                "vdup.32 q3, r1",
+                "ldr r1, [r9, #84]",
+                "vdup.32 q4, r1",
+                "ldr r1, [r9, #88]",
+                "vdup.32 q5, r1",
+                "ldr r1, [r9, #92]",
+                "vctp.32 r1",
+                "ldr r1, [r9]",
+                "ldr r7, [r9, #20]",
+                "2:",
+                "ldrd r3, r11, [r9, #4]",
+                "add r3, r1",
+                "ldr r5, [r9, #12]",
+                "ldrd r0, r2, [r9, #32]",
+                "ldrd r4, r6, [r9, #40]",
+                "ldrd r8, r10, [r9, #32]",
+                "ldrd r12, lr, [r9, #40]",
+                "3:",
+                "vldrb.u8 q0, [r1], #16",
+                "vldrb.u8 q1, [r3], #16",
+                "vldrb.u8 q2, [r5], #16",
+                "vmladava.s8 r0, q0, q2",
+                "vmladava.s8 r8, q1, q2",
+                "vldrb.u8 q2, [r5], #16",
+                "vmladava.s8 r2, q0, q2",
+                "vmladava.s8 r10, q1, q2",
+                "vldrb.u8 q2, [r5], #16",
+                "vmladava.s8 r4, q0, q2",
+                "vmladava.s8 r12, q1, q2",
+                "vldrb.u8 q2, [r5], #16",
+                "vmladava.s8 r6, q0, q2",
+                "vmladava.s8 lr, q1, q2",
+                "subs r11, #1",
+                "bne 3b",
+                "vmov q0[2], q0[0], r0, r4",
+                "vmov q0[3], q0[1], r2, r6",
+                "vmov q1[2], q1[0], r8, r12",
+                "vmov q1[3], q1[1], r10, lr",
+                "vmulh.s32 q0, q0, q6",
+                "vmulh.s32 q1, q1, q6",
+                "vrshl.s32 q0, q0, q7",
+                "vrshl.s32 q1, q1, q7",
+                "vadd.i32 q0, q0, q3",
+                "vadd.i32 q1, q1, q3",
+                "vmax.s32 q0, q0, q4",
+                "vmax.s32 q1, q1, q4",
+                "vmin.s32 q0, q0, q5",
+                "vmin.s32 q1, q1, q5",
+                "ldr r3, [r9, #16]",
+                "ldrd r5, r11, [r9, #24]",
+                "add r1, r3",
+                $store,
+                "cmp r7, r11",
+                "bne 2b",
+                "vpop {{d8-d15}}",
+                "pop {{r4-r11, pc}}",
+            )
+        }
+    };
+}
+
+pairs!(pairs_of_four, "vstrb.32 q0, [r7]\n add r7, r5\n vstrb.32 q1, [r7]\n add r7, r5");
+pairs!(pairs_of_fewer, "vpst\n vstrbt.32 q0, [r7]\n add r7, r5\n vpst\n vstrbt.32 q1, [r7]\n add r7, r5");

@@ -1,0 +1,48 @@
+//! The int8 kernels for the vector and DSP instructions of Arm microcontrollers.
+//!
+//! Each gives the bits of its plain twin in the operation's own file, which every other target runs, as does this one
+//! where a layer is outside a fast kernel's range (a factor of a quarter and more, a patch that is too long). The
+//! build script chooses by target (`cfg(kernels)`); the feature `scalar` turns them all off.
+//!
+//! What depends on the core is a handful of inner loops in [`helium`] and [`dsp`], behind safe functions that check
+//! every extent; what walks a map is the same code for both, and is tested on the host over a plain model of them.
+
+mod conv;
+#[cfg(kernels = "dsp")]
+mod dsp;
+#[cfg(kernels = "helium")]
+mod helium;
+mod micro;
+#[cfg(test)]
+mod model;
+
+#[cfg(kernels = "dsp")]
+use dsp::Dsp as Core;
+#[cfg(kernels = "helium")]
+use helium::Helium as Core;
+
+#[cfg(not(kernels = "portable"))]
+pub(super) use entry::*;
+
+/// The operations over this target's core.
+#[cfg(not(kernels = "portable"))]
+mod entry {
+    use super::Core;
+    use crate::Error;
+    use crate::kernels::conv::Window;
+    use crate::kernels::{Map, MapMut};
+    use crate::quant::{ConvChannel, Output};
+
+    /// See [`super::conv::convolve`].
+    pub fn conv(
+        window: Window,
+        input: &Map<i8>,
+        zero_in: i8,
+        weights: &[i8],
+        channels: &[ConvChannel],
+        place: Output,
+        output: &mut MapMut<i8>,
+    ) -> Result<bool, Error> {
+        super::conv::convolve::<Core>(window, input, zero_in, weights, channels, place, output)
+    }
+}
