@@ -98,18 +98,6 @@ impl Multiplier {
     pub fn is_valid(&self) -> bool {
         self.m >= 0 && (1..=MAX_SHIFT).contains(&self.shift)
     }
-
-    /// This factor as (m', t) with [`Self::apply`] = (high + 2^(t−1)) >> t, where high is the upper word of acc·m', for
-    /// targets that multiply into it: m' = m·2^j, t = shift + j − 32 ≥ 1. The rounding addend 2^(t+31) has no bits in the
-    /// lower word, so the lower word is always rounded away. `None` for factors of a quarter and more.
-    pub fn high_word(&self) -> Option<(i32, u32)> {
-        if !self.is_valid() {
-            return None;
-        }
-        let double = 33u32.saturating_sub(self.shift);
-        let m = i64::from(self.m) << double;
-        Some((i32::try_from(m).ok()?, (self.shift + double).checked_sub(32)?))
-    }
 }
 
 /// Two factors with one shift, for a sum of two terms that is rounded once.
@@ -349,19 +337,6 @@ mod tests {
         fn requantising_is_the_exact_rational_rounded_once(acc in any::<i32>(), m in 0..=i32::MAX, shift in 1..=MAX_SHIFT) {
             let found = Multiplier { m, shift }.apply(acc);
             prop_assert_eq!(i128::from(found), exact(i128::from(acc) * i128::from(m), shift));
-        }
-
-        #[test]
-        fn the_high_word_alone_rounds_to_the_same_value(acc in any::<i32>(), m in 0..=i32::MAX, drop in 0u32..32, shift in 1..=MAX_SHIFT) {
-            let factor = Multiplier { m: m >> drop.min(31), shift };
-            match factor.high_word() {
-                Some((m, t)) => {
-                    prop_assert!(m >= 0 && (1..=30).contains(&t));
-                    let high = (i64::from(acc) * i64::from(m)) >> 32;
-                    prop_assert_eq!((high + (1 << (t - 1))) >> t, factor.apply(acc));
-                }
-                None => prop_assert!(factor.to_real() >= 0.25),
-            }
         }
 
         #[test]

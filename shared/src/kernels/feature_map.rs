@@ -76,6 +76,11 @@ impl<'a, T: Copy> Map<'a, T> {
         pixels(self.data, self.shape)
     }
 
+    /// All elements, where no gaps lie between the pixels.
+    pub fn dense(&self) -> Option<&'a [T]> {
+        (self.shape.stride == self.shape.channels).then_some(self.data)
+    }
+
     /// Row `y`; `None` outside the map.
     pub fn row(&self, y: usize) -> Option<Row<'a, T>> {
         let len = self.shape.width * self.shape.stride;
@@ -202,6 +207,11 @@ impl<'a, T: Copy> MapMut<'a, T> {
     /// Size and layout.
     pub fn shape(&self) -> Shape {
         self.shape
+    }
+
+    /// All elements, where no gaps lie between the pixels.
+    pub fn dense_mut(&mut self) -> Option<&mut [T]> {
+        if self.shape.stride == self.shape.channels { Some(self.data) } else { None }
     }
 
     /// The same map, to read.

@@ -11,6 +11,7 @@ pub mod dot;
 pub mod feature_map;
 pub mod haar;
 pub mod max_pool;
+mod rescale;
 pub mod sigmoid;
 #[cfg(any(test, not(kernels = "portable")))]
 mod simd;

@@ -8,6 +8,7 @@
 use super::micro::{Cells, Constants, MAX_GROUP, Micro, Run, ordered};
 use crate::Error;
 use crate::kernels::conv::Window;
+use crate::kernels::rescale::HighWord;
 use crate::kernels::{Map, MapMut};
 use crate::quant::{ConvChannel, Output};
 
@@ -31,7 +32,7 @@ pub fn convolve<M: Micro>(
     let (mut tile, mut arranged) = (M::buffer(zero_in), M::buffer(0));
     let (columns, arranged) = (tile.as_mut(), arranged.as_mut());
     let Some(layout) = Layout::new::<M>(window, from.channels, to.width, columns.len()) else { return Ok(false) };
-    if !channels.iter().all(|channel| channel.scale.high_word().is_some()) {
+    if !channels.iter().all(|channel| HighWord::new(channel.scale, 32).is_some()) {
         return Ok(false);
     }
     let pad = [zero_in; MAX_CHANNELS];
@@ -183,7 +184,7 @@ fn of_channels(channels: &[ConvChannel]) -> Constants {
     // Absent channels of the last group: any valid factor.
     let mut constants = Constants { bias: [0; MAX_GROUP], factor: [0; MAX_GROUP], shift: [1; MAX_GROUP] };
     for (i, channel) in channels.iter().enumerate().take(MAX_GROUP) {
-        let (factor, shift) = channel.scale.high_word().unwrap_or((0, 1));
+        let (factor, shift) = HighWord::new(channel.scale, 32).map_or((0, 1), |high| (high.factor, high.shift));
         if let (Some(b), Some(f), Some(s)) =
             (constants.bias.get_mut(i), constants.factor.get_mut(i), constants.shift.get_mut(i))
         {

@@ -90,6 +90,54 @@ impl Micro for Dsp {
     }
 }
 
+impl Dsp {
+    /// The gate's dot products from the first patch on; how many were computed: pairs whose taps are there, or none.
+    #[inline(never)]
+    pub fn gate_dots(patches: &[i16], row: &[i16], sums: &mut [i32]) -> usize {
+        const TAPS: usize = super::GATE_PATCH + 1;
+        let there = patches.len().checked_sub(TAPS).map_or(0, |spare| spare / super::GATE_STEP + 1);
+        let pairs = there.min(sums.len()) & !1;
+        let aligned = (patches.as_ptr().addr() | row.as_ptr().addr()).is_multiple_of(4);
+        if row.len() < TAPS || pairs == 0 || !aligned {
+            return 0;
+        }
+        // SAFETY: `pairs` is even and above zero, that many patches of 50 taps are in `patches` and as many sums in `sums`,
+        // `row` has 50 taps, and both begin at whole words.
+        unsafe { pairs_of_patches(patches.as_ptr(), row.as_ptr(), sums.as_mut_ptr(), pairs) }
+        pairs
+    }
+}
+
+/// The dot products of an even number of patches of 50 taps, seven taps apart, with a row. The second patch of a pair
+/// begins inside a word, which `ldr` may read and `ldrd` may not.
+#[unsafe(naked)]
+unsafe extern "C" fn pairs_of_patches(patches: *const i16, row: *const i16, sums: *mut i32, count: usize) {
+    naked_asm!(
+        "push {{r4-r11, lr}}",
+        "2:",
+        "ldr r6, [r0, #96]",
+        "ldr r8, [r0, #110]",
+        "ldr r10, [r1, #96]",
+        "smuad r4, r6, r10",
+        "smuad r5, r8, r10",
+        ".irp at, 0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88",
+        "ldrd r6, r7, [r0, #\\at]",
+        "ldr r8, [r0, #\\at + 14]",
+        "ldr r9, [r0, #\\at + 18]",
+        "ldrd r10, r11, [r1, #\\at]",
+        "smlad r4, r6, r10, r4",
+        "smlad r5, r8, r10, r5",
+        "smlad r4, r7, r11, r4",
+        "smlad r5, r9, r11, r5",
+        ".endr",
+        "adds r0, #28",
+        "strd r4, r5, [r2], #8",
+        "subs r3, #2",
+        "bne 2b",
+        "pop {{r4-r11, pc}}",
+    )
+}
+
 /// Four bytes as four 16-bit taps, in the order of [`Dsp::ORDER`].
 ///
 /// # Safety

@@ -87,6 +87,58 @@ impl Micro for Helium {
     }
 }
 
+impl Helium {
+    /// The gate's dot products from the first patch on; how many were computed: all whose taps are there, or none.
+    #[inline(never)]
+    pub fn gate_dots(patches: &[i16], row: &[i16], sums: &mut [i32]) -> usize {
+        const TAPS: usize = super::GATE_PATCH.next_multiple_of(8);
+        let there = patches.len().checked_sub(TAPS).map_or(0, |spare| spare / super::GATE_STEP + 1);
+        if row.len() < TAPS || there < sums.len() || sums.is_empty() {
+            return 0;
+        }
+        // SAFETY: `sums` is not empty, each of its patches has 56 taps in `patches`, and `row` has as many.
+        unsafe { seven_vectors(patches.as_ptr(), row.as_ptr(), sums.as_mut_ptr(), sums.len()) }
+        sums.len()
+    }
+}
+
+/// The dot products of `count` patches of 7×8 taps, seven taps apart, with a row that stays in q1…q7.
+#[unsafe(naked)]
+unsafe extern "C" fn seven_vectors(patches: *const i16, row: *const i16, sums: *mut i32, count: usize) {
+    naked_asm!(
+        ".cpu cortex-m55",
+        "push {{r4, lr}}",
+        "vpush {{d8-d15}}",
+        "vldrh.u16 q1, [r1]",
+        "vldrh.u16 q2, [r1, #16]",
+        "vldrh.u16 q3, [r1, #32]",
+        "vldrh.u16 q4, [r1, #48]",
+        "vldrh.u16 q5, [r1, #64]",
+        "vldrh.u16 q6, [r1, #80]",
+        "vldrh.u16 q7, [r1, #96]",
+        "dls lr, r3",
+        "2:",
+        "vldrh.u16 q0, [r0], #14",
+        "vmladav.s16 r4, q0, q1",
+        "vldrh.u16 q0, [r0, #2]",
+        "vmladava.s16 r4, q0, q2",
+        "vldrh.u16 q0, [r0, #18]",
+        "vmladava.s16 r4, q0, q3",
+        "vldrh.u16 q0, [r0, #34]",
+        "vmladava.s16 r4, q0, q4",
+        "vldrh.u16 q0, [r0, #50]",
+        "vmladava.s16 r4, q0, q5",
+        "vldrh.u16 q0, [r0, #66]",
+        "vmladava.s16 r4, q0, q6",
+        "vldrh.u16 q0, [r0, #82]",
+        "vmladava.s16 r4, q0, q7",
+        "str r4, [r2], #4",
+        "le lr, 2b",
+        "vpop {{d8-d15}}",
+        "pop {{r4, pc}}",
+    )
+}
+
 /// What the assembly reads, at the offsets that it names.
 #[repr(C)]
 struct Arguments {

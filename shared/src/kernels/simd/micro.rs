@@ -8,7 +8,7 @@ pub const MAX_GROUP: usize = 4;
 #[repr(C)]
 pub struct Constants {
     pub bias: [i32; MAX_GROUP],
-    /// Factor and shift of [`crate::quant::Multiplier::high_word`].
+    /// Factor and shift of [`crate::kernels::rescale::HighWord`].
     pub factor: [i32; MAX_GROUP],
     pub shift: [i32; MAX_GROUP],
 }

@@ -21,6 +21,13 @@ use dsp::Dsp as Core;
 #[cfg(kernels = "helium")]
 use helium::Helium as Core;
 
+/// Taps from one patch of the spatial gate to the next.
+#[cfg(not(kernels = "portable"))]
+const GATE_STEP: usize = 7;
+/// Taps of such a patch; the row that multiplies it has zeros beyond them.
+#[cfg(not(kernels = "portable"))]
+const GATE_PATCH: usize = 49;
+
 #[cfg(not(kernels = "portable"))]
 pub(super) use entry::*;
 
@@ -31,7 +38,18 @@ mod entry {
     use crate::Error;
     use crate::kernels::conv::Window;
     use crate::kernels::{Map, MapMut};
+    use crate::kernels::dot::dot_i16;
     use crate::quant::{ConvChannel, Output};
+
+    /// [`crate::kernels::dot::Tap::dots`] for the spatial gate: patches of 7×7 taps, seven apart.
+    pub fn dots(patches: &[i16], step: usize, row: &[i16], sums: &mut [i32]) {
+        let done = if step == super::GATE_STEP { Core::gate_dots(patches, row, sums) } else { 0 };
+        for (i, sum) in sums.iter_mut().enumerate().skip(done) {
+            if let Some(patch) = patches.get(i * step..i * step + row.len()) {
+                *sum = dot_i16(patch, row);
+            }
+        }
+    }
 
     /// See [`super::conv::convolve`].
     pub fn conv(
