@@ -49,30 +49,36 @@ pub fn convolve<M: Micro>(
         for (constants, channels) in constants.iter_mut().zip(channels.chunks(M::GROUP)) {
             *constants = of_channels(channels);
         }
-        for y in 0..to.height {
-            for x in (0..to.width).step_by(layout.outputs.max(1)) {
-                let count = layout.outputs.min(to.width - x);
-                let phase_columns = layout.phase_columns(count);
-                layout.gather::<M>(input, pad, y, x, phase_columns, columns);
-                let out = output.from_mut(y, x);
-                for phase in 0..layout.dilation {
-                    let Some(rest) = count.checked_sub(phase + 1) else { break };
-                    let patches = columns.get(phase * phase_columns * layout.column..).ok_or(Error::Unsupported)?;
-                    let groups = channels.chunks(M::GROUP).zip(&constants).zip(arranged.chunks(layout.group::<M>()));
-                    for (g, ((channels, constants), weights)) in groups.enumerate() {
-                        let at = phase * to.stride + first + g * M::GROUP;
-                        let run = Run {
-                            patches,
-                            step: layout.stride * layout.column,
-                            vectors: layout.vectors,
-                            weights,
-                            constants,
-                            bounds,
-                            count: rest / layout.dilation.max(1) + 1,
-                            out_step: layout.dilation * to.stride,
-                            channels: channels.len(),
-                        };
-                        M::run(run, out.get_mut(at..).ok_or(Error::Unsupported)?);
+        for x in (0..to.width).step_by(layout.outputs.max(1)) {
+            let count = layout.outputs.min(to.width - x);
+            let strip = Strip { layout: &layout, input, pad, x, columns: layout.phase_columns(count) };
+            for residue in 0..layout.dilation {
+                let mut base = None;
+                for y in (residue..to.height).step_by(layout.dilation.max(1)) {
+                    let at = strip.gather::<M>(y, base, columns);
+                    base = Some(at);
+                    let patches = columns.get(at..).ok_or(Error::Unsupported)?;
+                    let out = output.from_mut(y, x);
+                    for phase in 0..layout.dilation {
+                        let Some(rest) = count.checked_sub(phase + 1) else { break };
+                        let patches = patches.get(phase * strip.phase()..).ok_or(Error::Unsupported)?;
+                        let groups = arranged.chunks(layout.group::<M>());
+                        let groups = channels.chunks(M::GROUP).zip(&constants).zip(groups);
+                        for (g, ((channels, constants), weights)) in groups.enumerate() {
+                            let at = phase * to.stride + first + g * M::GROUP;
+                            let run = Run {
+                                patches,
+                                step: layout.stride * layout.column,
+                                vectors: layout.vectors,
+                                weights,
+                                constants,
+                                bounds,
+                                count: rest / layout.dilation.max(1) + 1,
+                                out_step: layout.dilation * to.stride,
+                                channels: channels.len(),
+                            };
+                            M::run(run, out.get_mut(at..).ok_or(Error::Unsupported)?);
+                        }
                     }
                 }
             }
@@ -148,34 +154,72 @@ impl Layout {
             }
         }
     }
+}
 
-    /// Fills `columns`, `[residue][column][ky][channel]`, with the taps of the outputs from (y, x) on.
-    fn gather<M: Micro>(&self, input: &Map<i8>, pad: &[i8], y: usize, x: usize, count: usize, columns: &mut [M::Tap]) {
-        let shape = input.shape();
-        let reach = (self.kernel - 1) * self.dilation / 2;
-        let top = (y * self.stride).wrapping_sub(reach);
-        for ky in 0..self.kernel {
-            let row = input.row(top.wrapping_add(ky * self.dilation));
-            for phase in 0..self.dilation {
-                // Coordinates are counted from the leftmost tap of the map's first column: none is negative.
-                let first = x * self.stride + phase;
-                let before = reach.saturating_sub(first).div_ceil(self.dilation.max(1)).min(count);
-                let within = (reach + shape.width).saturating_sub(first).div_ceil(self.dilation.max(1)).min(count);
-                let (before, within) = if row.is_some() { (before, within.max(before)) } else { (count, count) };
-                let mut put = |from: &[i8], from_step: usize, start: usize, end: usize| {
-                    let at = (phase * count + start) * self.column;
-                    if let (true, Some(to)) = (end > start, columns.get_mut(at..)) {
-                        let (at, to_step, channels) = (ky * shape.channels, self.column, shape.channels);
-                        M::copy(Cells { from_step, to_step, at, channels, count: end - start }, from, to);
-                    }
-                };
-                put(pad, 0, 0, before);
-                if let Some(row) = row {
-                    let from = row.from((first + before * self.dilation).wrapping_sub(reach));
-                    put(from, self.dilation * shape.stride, before, within);
-                }
-                put(pad, 0, within, count);
+/// The columns of one run of output pixels, for one row after the other.
+struct Strip<'a> {
+    layout: &'a Layout,
+    input: &'a Map<'a, i8>,
+    pad: &'a [i8],
+    /// First output pixel.
+    x: usize,
+    /// Columns of one residue modulo the dilation.
+    columns: usize,
+}
+
+impl Strip<'_> {
+    /// Taps of the columns of one residue.
+    fn phase(&self) -> usize {
+        self.columns * self.layout.column
+    }
+
+    /// Brings the taps of row `y`'s outputs into `tile`, `[residue][column][ky][channel]`; where they begin.
+    ///
+    /// `before` is where those of the previous row of the same residue begin. They are this row's but for a shift of one
+    /// tap row: moving the beginning up by a pixel's channels makes ky of what was ky + 1, and the new last row of each
+    /// column takes the place of the next column's first.
+    fn gather<M: Micro>(&self, y: usize, before: Option<usize>, tile: &mut [M::Tap]) -> usize {
+        let Layout { kernel, stride, dilation, .. } = *self.layout;
+        let channels = self.input.shape().channels;
+        let len = dilation * self.phase() + M::LANES;
+        let slides = channels.is_multiple_of(M::COLUMN) && stride < kernel;
+        let moved = before.map(|before| before + stride * channels).filter(|&at| slides && at + len <= tile.len());
+        let first = if moved.is_some() { kernel - stride } else { 0 };
+        let at = moved.unwrap_or(0);
+        let top = (y * stride).wrapping_sub((kernel - 1) * dilation / 2);
+        for ky in first..kernel {
+            if let Some(tile) = tile.get_mut(at..) {
+                self.gather_row::<M>(top.wrapping_add(ky * dilation), ky, tile);
             }
+        }
+        at
+    }
+
+    /// Puts input row `y`, or padding where there is none, into the columns as their row `ky`.
+    fn gather_row<M: Micro>(&self, y: usize, ky: usize, tile: &mut [M::Tap]) {
+        let (layout, shape, count) = (self.layout, self.input.shape(), self.columns);
+        let dilation = layout.dilation.max(1);
+        let reach = (layout.kernel - 1) * dilation / 2;
+        let row = self.input.row(y);
+        for phase in 0..dilation {
+            // Coordinates are counted from the leftmost tap of the map's first column: none is negative.
+            let first = self.x * layout.stride + phase;
+            let before = reach.saturating_sub(first).div_ceil(dilation).min(count);
+            let within = (reach + shape.width).saturating_sub(first).div_ceil(dilation).min(count);
+            let (before, within) = if row.is_some() { (before, within.max(before)) } else { (count, count) };
+            let mut put = |from: &[i8], from_step: usize, start: usize, end: usize| {
+                let at = (phase * count + start) * layout.column;
+                if let (true, Some(to)) = (end > start, tile.get_mut(at..)) {
+                    let (at, to_step, channels) = (ky * shape.channels, layout.column, shape.channels);
+                    M::copy(Cells { from_step, to_step, at, channels, count: end - start }, from, to);
+                }
+            };
+            put(self.pad, 0, 0, before);
+            if let Some(row) = row {
+                let from = row.from((first + before * dilation).wrapping_sub(reach));
+                put(from, dilation * shape.stride, before, within);
+            }
+            put(self.pad, 0, within, count);
         }
     }
 }
