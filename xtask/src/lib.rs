@@ -10,6 +10,7 @@ pub mod emulator;
 pub mod firmware;
 pub mod frames;
 pub mod host;
+pub mod kernels;
 pub mod model;
 pub mod parity;
 pub mod repository;

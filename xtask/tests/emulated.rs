@@ -7,6 +7,7 @@ use xtask::board::{BOARDS, Board, FRAME};
 use xtask::commands::parity::compare;
 use xtask::frames::{Frame, reel};
 use xtask::host;
+use xtask::kernels;
 use xtask::sample::random_image;
 
 const PIXELS: usize = FRAME.0 as usize * FRAME.1 as usize;
@@ -67,6 +68,16 @@ fn every_layer_of_both_boards_has_the_hosts_hash() {
     for board in &BOARDS {
         let report = bench::run(board, &image, &frames, wanted, false).unwrap();
         assert_eq!(report.frames[&0].layers, host.frames[&0].layers, "{}", board.name);
+    }
+}
+
+/// Sizes, gaps, strides, dilations, zero points and multipliers are random, extreme ones among them.
+#[test]
+fn every_fast_kernel_gives_its_plain_twins_bytes_on_both_boards() {
+    for board in &BOARDS {
+        let report = kernels::run(board).unwrap();
+        assert!(report.layers >= 200);
+        assert!(report.different.len() == 3 && report.different.values().all(|&n| n == 0), "{report:?}");
     }
 }
 

@@ -10,7 +10,7 @@ use crate::bench;
 use crate::board::{Board, FRAME};
 use crate::frames::Frame;
 use crate::sample::random_image;
-use crate::{host, model};
+use crate::{host, kernels, model};
 
 /// Print the instructions of every layer on an emulated board. They do not depend on the frame or the weights.
 #[derive(Args)]
@@ -24,11 +24,17 @@ pub struct Count {
     /// Also list every layer, not only the operations.
     #[arg(long)]
     layers: bool,
+    /// Only the convolutions of fixed shapes, one line each.
+    #[arg(long)]
+    shapes: bool,
 }
 
 impl Count {
     /// Counts and prints.
     pub fn run(self) -> Result<()> {
+        if self.shapes {
+            return shapes(self.board);
+        }
         let graph = host::graph();
         let image = match &self.model {
             Some(path) => model::image(Some(path))?,
@@ -65,4 +71,17 @@ impl Count {
         println!("{total:>12} instructions a frame on {}", self.board.name);
         Ok(())
     }
+}
+
+fn shapes(board: &Board) -> Result<()> {
+    let report = kernels::run(board)?;
+    println!("{:>12} {:>7}  convolution on {}", "instructions", "per MAC", board.name);
+    for shape in &report.shapes {
+        let ([height, width], [inputs, outputs], k) = (shape.size, shape.channels, shape.kernel);
+        let per_mac = shape.instructions as f64 / shape.macs().max(1) as f64;
+        let dilation = if shape.dilation > 1 { format!(", dilation {}", shape.dilation) } else { String::new() };
+        println!("{:>12} {per_mac:>7.3}  {height}×{width} {inputs}→{outputs} {k}×{k}{dilation}", shape.instructions);
+    }
+    println!("{} random layers of each operation, of which differed from the plain form: {:?}", report.layers, report.different);
+    Ok(())
 }
