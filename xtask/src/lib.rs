@@ -6,6 +6,7 @@ pub mod aligned;
 pub mod bench;
 pub mod board;
 pub mod commands;
+pub mod counts;
 pub mod emulator;
 pub mod firmware;
 pub mod frames;

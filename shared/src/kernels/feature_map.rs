@@ -38,6 +38,10 @@ impl Shape {
         }
     }
 
+    const fn flattened(&self, flat: bool) -> Shape {
+        if flat { Shape { height: 1, width: self.pixels(), ..*self } } else { *self }
+    }
+
     /// Whether two maps have the same size and channels, whatever their strides.
     pub const fn same_size(&self, other: &Shape) -> bool {
         self.height == other.height && self.width == other.width && self.channels == other.channels
@@ -79,6 +83,11 @@ impl<'a, T: Copy> Map<'a, T> {
     /// All elements, where no gaps lie between the pixels.
     pub fn dense(&self) -> Option<&'a [T]> {
         (self.shape.stride == self.shape.channels).then_some(self.data)
+    }
+
+    /// The same pixels as one row, where `flat`: they are equally far apart across the ends of rows, too.
+    pub fn flattened(&self, flat: bool) -> Map<'a, T> {
+        Map { data: self.data, shape: self.shape.flattened(flat) }
     }
 
     /// Row `y`; `None` outside the map.
@@ -212,6 +221,11 @@ impl<'a, T: Copy> MapMut<'a, T> {
     /// All elements, where no gaps lie between the pixels.
     pub fn dense_mut(&mut self) -> Option<&mut [T]> {
         if self.shape.stride == self.shape.channels { Some(self.data) } else { None }
+    }
+
+    /// The same pixels as one row, where `flat`.
+    pub fn flattened(&mut self, flat: bool) -> MapMut<'_, T> {
+        MapMut { shape: self.shape.flattened(flat), data: self.data }
     }
 
     /// The same map, to read.

@@ -31,7 +31,11 @@ impl HighWord {
         if before > 0 && before + bits > 31 {
             return None;
         }
-        Some(HighWord { before, factor: scale.m.wrapping_shl(in_factor), shift: (scale.shift + double).checked_sub(32)? })
+        Some(HighWord {
+            before,
+            factor: scale.m.wrapping_shl(in_factor),
+            shift: (scale.shift + double).checked_sub(32)?,
+        })
     }
 
     /// [`Multiplier::apply`].
@@ -69,9 +73,8 @@ impl Int8Sum {
     #[inline(always)]
     pub fn apply(&self, a: i8, b: i8) -> i32 {
         let (a, b) = (i32::from(a), i32::from(b));
-        let half = |[f, g]: [i32; 2], offset: i32| {
-            offset.wrapping_add(a.wrapping_mul(f)).wrapping_add(b.wrapping_mul(g))
-        };
+        let half =
+            |[f, g]: [i32; 2], offset: i32| offset.wrapping_add(a.wrapping_mul(f)).wrapping_add(b.wrapping_mul(g));
         let [upper, lower] = [half(self.upper, self.offset[0]), half(self.lower, self.offset[1])];
         round_shift(upper.wrapping_add(lower >> 16), self.shift)
     }

@@ -1,9 +1,9 @@
 //! Convolution over a core's inner loops: the fast twin of [`crate::kernels::conv`], whose gathering it shares in idea.
 //!
-//! As many output channels as fit are a block, whose weights are arranged once. For each run of output pixels in a row
-//! the taps are gathered once, `[column][ky][channel]`, columns apart by their residue modulo the dilation; then each
-//! group of the block's channels takes the whole run, so that an activation vector that is loaded serves a group, and a
-//! weight vector two pixels.
+//! As many output channels as fit are a block, whose weights are arranged once. For a run of output pixels in a row the
+//! taps are gathered, `[column][ky][channel]`, columns apart by their residue modulo the dilation, and slide on to the
+//! next row ([`Strip::gather`]); each group of the block's channels takes the whole run, so that an activation vector
+//! that is loaded serves a group, and a weight vector two pixels.
 
 use super::micro::{Cells, Constants, MAX_GROUP, Micro, Run, ordered};
 use crate::Error;
@@ -14,6 +14,8 @@ use crate::quant::{ConvChannel, Output};
 
 /// Most input channels.
 const MAX_CHANNELS: usize = 256;
+/// Rows by which the gathered columns may slide before they are gathered anew, where the tile has the room.
+const SLIDES: usize = 2;
 /// Most groups of a block.
 const MAX_GROUPS: usize = 16;
 
@@ -27,6 +29,9 @@ pub fn convolve<M: Micro>(
     place: Output,
     output: &mut MapMut<i8>,
 ) -> Result<bool, Error> {
+    // Where every output pixel has its input pixel to itself, rows need not end.
+    let flat = window.kernel == 1 && window.stride == 1;
+    let (input, mut output) = (&input.flattened(flat), output.flattened(flat));
     let (from, to) = (input.shape(), output.shape());
     let Some(bounds) = place.int8_bounds() else { return Ok(false) };
     let (mut tile, mut arranged) = (M::buffer(zero_in), M::buffer(0));
@@ -110,14 +115,19 @@ impl Layout {
             return None;
         }
         // A patch in whole vectors may reach beyond the last column.
-        let fit = room.checked_sub(M::LANES)? / column;
-        let spare = (fit - fit % dilation).checked_sub((kernel - 1) * dilation + 1)?;
+        let room = room.checked_sub(M::LANES)?;
+        let spare = |room: usize| {
+            let fit = room / column;
+            (fit - fit % dilation).checked_sub((kernel - 1) * dilation + 1)
+        };
+        let slides = if stride < kernel { SLIDES * stride * channels } else { 0 };
+        let spare = room.checked_sub(slides).and_then(spare).filter(|&n| n > dilation).or_else(|| spare(room))?;
         let most = (spare / stride).saturating_add(1);
         // Runs of equal length, in whole pairs of every residue.
         let even = width.div_ceil(width.div_ceil(most).max(1)).div_ceil((2 * dilation).max(1)) * (2 * dilation);
         let outputs = even.min(most);
         let layout = Layout { kernel, stride, dilation, column, vectors, outputs };
-        (layout.block::<M>(room) > 0).then_some(layout)
+        (layout.block::<M>(room + M::LANES) > 0).then_some(layout)
     }
 
     /// Arranged taps of one group of channels.

@@ -40,6 +40,9 @@ impl Micro for Dsp {
             }
             return;
         }
+        // Without gaps they are one stretch.
+        let whole = (from_step, to_step) == (channels, channels);
+        let (channels, count) = if whole { (channels * count, 1) } else { (channels, count) };
         let (mut from, mut to) = (from.as_ptr(), to.as_mut_ptr().wrapping_add(at));
         for _ in 0..count {
             for c in (0..channels).step_by(4) {
@@ -67,16 +70,20 @@ impl Micro for Dsp {
             let bytes = 2 * run.vectors * Self::LANES;
             let start = out.as_mut_ptr().wrapping_add(first * run.out_step);
             let [zero, low, _] = run.bounds;
+            let Constants { bias: [first_bias, second_bias, ..], factor: [f, g, ..], shift: [s, t, ..] } =
+                *run.constants;
             let mut arguments = Arguments {
-                patches: run.patches.as_ptr().wrapping_add(first * run.step),
+                biases: [first_bias, second_bias, first_bias, second_bias],
                 step: 2 * step,
                 weights: run.weights.as_ptr(),
                 bytes,
+                patches: run.patches.as_ptr().wrapping_add(first * run.step),
                 advance: (4 * step).wrapping_sub(bytes),
                 out: start,
                 out_step,
                 out_end: start.wrapping_add(count.next_multiple_of(2) * out_step),
-                constants: *run.constants,
+                factors: [f, g],
+                shifts: [s, t],
                 zero: zero.into(),
                 low: u32::from_ne_bytes([low as u8; 4]),
             };
@@ -157,16 +164,19 @@ unsafe fn widen(from: *const u32, to: *mut [u32; 2]) {
 /// What the assembly reads, at the offsets that it names.
 #[repr(C)]
 struct Arguments {
-    patches: *const i16,
+    /// Of both pixels: up to `bytes`, these are loaded in one instruction.
+    biases: [i32; 4],
     /// Bytes.
     step: usize,
     weights: *const i16,
     bytes: usize,
+    patches: *const i16,
     advance: usize,
     out: *mut i8,
     out_step: usize,
     out_end: *mut i8,
-    constants: Constants,
+    factors: [i32; 2],
+    shifts: [i32; 2],
     zero: i32,
     /// In each byte.
     low: u32,
@@ -181,15 +191,12 @@ macro_rules! pairs {
         unsafe extern "C" fn $name(arguments: *mut Arguments) {
             naked_asm!(
                 "push {{r0, r4-r11, lr}}",
-                "ldr r4, [r0]",
+                "ldr r4, [r0, #28]",
                 "2:",
                 "ldr r12, [sp]",
-                "ldrd r5, r6, [r12, #4]",
+                "ldm r12, {{r0-r3, r5, r6, lr}}",
                 "add r5, r4",
-                "ldr lr, [r12, #12]",
                 "add lr, r4",
-                "ldrd r0, r1, [r12, #32]",
-                "ldrd r2, r3, [r12, #32]",
                 "3:",
                 "ldrd r7, r8, [r4], #8",
                 "ldrd r9, r10, [r5], #8",
@@ -207,8 +214,8 @@ macro_rules! pairs {
                 "bne 3b",
                 "ldr r12, [sp]",
                 "ldrd r7, r8, [r12, #48]",
-                "ldrd r9, r10, [r12, #64]",
-                "ldrd r11, lr, [r12, #80]",
+                "ldrd r9, r10, [r12, #56]",
+                "ldrd r11, lr, [r12, #64]",
                 "smmul r0, r0, r7",
                 "smmul r2, r2, r7",
                 "smmul r1, r1, r8",
@@ -230,12 +237,12 @@ macro_rules! pairs {
                 "pkhbt r0, r0, r2, lsl #16",
                 "ssub8 r1, r0, lr",
                 "sel r0, r0, lr",
-                "ldrd r1, r2, [r12, #16]",
-                "ldrd r3, r5, [r12, #24]",
+                "ldrd r1, r2, [r12, #32]",
+                "ldrd r3, r5, [r12, #40]",
                 "add r4, r1",
                 $store,
                 "add r2, r2, r3, lsl #1",
-                "str r2, [r12, #20]",
+                "str r2, [r12, #36]",
                 "cmp r2, r5",
                 "bne 2b",
                 "pop {{r0, r4-r11, pc}}",

@@ -29,22 +29,13 @@ impl Micro for Helium {
         if !cells.fit(from.len(), to.len(), at + channels) {
             return;
         }
-        let mut from = from.as_ptr();
-        let mut to = to.as_mut_ptr().wrapping_add(at);
-        let step = if (from_step, to_step) == (channels, channels) { count * channels } else { channels };
-        for _ in 0..count * channels / step.max(1) {
-            // SAFETY: `fit` has checked that `count` stretches of `channels` bytes, the steps apart, lie in both slices;
-            // without gaps they are one stretch.
-            unsafe {
-                match step {
-                    4 => to.cast::<u32>().write_unaligned(from.cast::<u32>().read_unaligned()),
-                    8 => to.cast::<u64>().write_unaligned(from.cast::<u64>().read_unaligned()),
-                    16 => to.cast::<u128>().write_unaligned(from.cast::<u128>().read_unaligned()),
-                    _ => core::ptr::copy_nonoverlapping(from, to, step),
-                }
-            }
-            (from, to) = (from.wrapping_add(from_step), to.wrapping_add(to_step));
-        }
+        // Without gaps they are one stretch.
+        let whole = (from_step, to_step) == (channels, channels);
+        let (channels, count) = if whole { (channels * count, 1) } else { (channels, count) };
+        let to = to.as_mut_ptr().wrapping_add(at);
+        // SAFETY: `fit` has checked that `count` stretches of `channels` bytes, the steps apart, lie in both slices, and
+        // that `count` is not zero.
+        unsafe { copy_stretches(from.as_ptr(), from_step, to, to_step, channels, count) }
     }
 
     fn run(run: Run<i8>, out: &mut [i8]) {
@@ -136,6 +127,48 @@ unsafe extern "C" fn seven_vectors(patches: *const i16, row: *const i16, sums: *
         "le lr, 2b",
         "vpop {{d8-d15}}",
         "pop {{r4, pc}}",
+    )
+}
+
+/// Copies `count` stretches of `len` bytes; a count of zero is not allowed. One predicated vector does for up to sixteen.
+#[unsafe(naked)]
+unsafe extern "C" fn copy_stretches(
+    from: *const i8,
+    from_step: usize,
+    to: *mut i8,
+    to_step: usize,
+    len: usize,
+    count: usize,
+) {
+    naked_asm!(
+        ".cpu cortex-m55",
+        "push {{r4-r7, r8, lr}}",
+        "ldrd r4, r5, [sp, #24]",
+        "cmp r4, #16",
+        "bhi 3f",
+        "vctp.8 r4",
+        "dls lr, r5",
+        "2:",
+        "vpstt",
+        "vldrbt.u8 q0, [r0]",
+        "vstrbt.8 q0, [r2]",
+        "add r0, r1",
+        "add r2, r3",
+        "le lr, 2b",
+        "pop {{r4-r7, r8, pc}}",
+        "3:",
+        "mov r6, r0",
+        "mov r7, r2",
+        "dlstp.8 lr, r4",
+        "4:",
+        "vldrb.u8 q0, [r6], #16",
+        "vstrb.8 q0, [r7], #16",
+        "letp lr, 4b",
+        "add r0, r1",
+        "add r2, r3",
+        "subs r5, #1",
+        "bne 3b",
+        "pop {{r4-r7, r8, pc}}",
     )
 }
 

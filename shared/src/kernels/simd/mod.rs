@@ -37,8 +37,8 @@ mod entry {
     use super::Core;
     use crate::Error;
     use crate::kernels::conv::Window;
-    use crate::kernels::{Map, MapMut};
     use crate::kernels::dot::dot_i16;
+    use crate::kernels::{Map, MapMut};
     use crate::quant::{ConvChannel, Output};
 
     /// [`crate::kernels::dot::Tap::dots`] for the spatial gate: patches of 7×7 taps, seven apart.

@@ -15,10 +15,10 @@ macro_rules! model {
             const GROUP: usize = $group;
             const COLUMN: usize = $column;
             const ORDER: [usize; 4] = $order;
-            type Buffer = Buffer<$tap, 2048>;
+            type Buffer = Buffer<$tap, 3072>;
 
             fn buffer(tap: i8) -> Self::Buffer {
-                Buffer([tap.into(); 2048])
+                Buffer([tap.into(); 3072])
             }
 
             fn copy(cells: Cells, from: &[i8], to: &mut [$tap]) {
