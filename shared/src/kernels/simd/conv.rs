@@ -252,7 +252,7 @@ fn of_channels(channels: &[ConvChannel]) -> Constants {
 mod tests {
     use super::super::model::{DspModel, HeliumModel};
     use super::*;
-    use crate::kernels::conv::{conv_int8, output_size};
+    use crate::kernels::conv::{conv_int8, conv_plain, output_size};
     use crate::kernels::testing::{Stream, TestMap};
     use crate::quant::Multiplier;
     use proptest::prelude::*;
@@ -291,9 +291,11 @@ mod tests {
             }).collect();
             let place = Output::int8(zero_out, relu);
             let empty = TestMap::filled(99i8, output_size(h, stride), output_size(w, stride), cout, gaps.1);
-            let (mut plain, mut helium, mut dsp) = (empty.clone(), empty.clone(), empty);
+            let (mut plain, mut own, mut helium, mut dsp) = (empty.clone(), empty.clone(), empty.clone(), empty);
             let (map, zero) = (input.map(), zero_in as i8);
-            conv_int8(window, map, zero, &weights, &channels, place, plain.map_mut()).unwrap();
+            conv_plain(window, map, zero, &weights, &channels, place, plain.map_mut()).unwrap();
+            conv_int8(window, map, zero, &weights, &channels, place, own.map_mut()).unwrap();
+            prop_assert_eq!(&own.data, &plain.data);
             let done = convolve::<HeliumModel>(window, &map, zero, &weights, &channels, place, &mut helium.map_mut());
             prop_assert_eq!(done, Ok(true));
             prop_assert_eq!(&helium.data, &plain.data);

@@ -1,11 +1,12 @@
-//! The int8 kernels for the vector and DSP instructions of Arm microcontrollers.
+//! The int8 kernels for the vector and DSP instructions of Arm microcontrollers and of x86-64.
 //!
 //! Each gives the bits of its plain twin in the operation's own file, which every other target runs, as does this one
-//! where a layer is outside a fast kernel's range (a factor of a quarter and more, a patch that is too long). The
-//! build script chooses by target (`cfg(kernels)`); the feature `scalar` turns them all off.
+//! where a layer is outside a fast kernel's range (a factor of a quarter and more, a patch that is too long) or the
+//! processor lacks the instructions. The build script chooses by target (`cfg(kernels)`); the feature `scalar` turns
+//! them all off.
 //!
-//! What depends on the core is a handful of inner loops in [`helium`] and [`dsp`], behind safe functions that check
-//! every extent; what walks a map is the same code for both, and is tested on the host over a plain model of them.
+//! What depends on the core is a handful of inner loops in `helium`, `dsp` and `vnni`, behind safe functions that check
+//! every extent; what walks a map is the same code for all, and is tested on the host over a plain model of those of Arm.
 
 mod conv;
 #[cfg(kernels = "dsp")]
@@ -15,26 +16,21 @@ mod helium;
 mod micro;
 #[cfg(test)]
 mod model;
+#[cfg(kernels = "vnni")]
+mod vnni;
 
-#[cfg(kernels = "dsp")]
-use dsp::Dsp as Core;
-#[cfg(kernels = "helium")]
-use helium::Helium as Core;
+#[cfg(any(kernels = "helium", kernels = "dsp"))]
+pub(super) use arm::*;
+#[cfg(kernels = "vnni")]
+pub(super) use x86::*;
 
-/// Taps from one patch of the spatial gate to the next.
-#[cfg(not(kernels = "portable"))]
-const GATE_STEP: usize = 7;
-/// Taps of such a patch; the row that multiplies it has zeros beyond them.
-#[cfg(not(kernels = "portable"))]
-const GATE_PATCH: usize = 49;
-
-#[cfg(not(kernels = "portable"))]
-pub(super) use entry::*;
-
-/// The operations over this target's core.
-#[cfg(not(kernels = "portable"))]
-mod entry {
-    use super::Core;
+/// The operations over an Arm core.
+#[cfg(any(kernels = "helium", kernels = "dsp"))]
+mod arm {
+    #[cfg(kernels = "dsp")]
+    use super::dsp::Dsp as Core;
+    #[cfg(kernels = "helium")]
+    use super::helium::Helium as Core;
     use crate::Error;
     use crate::kernels::conv::Window;
     use crate::kernels::dot::dot_i16;
@@ -64,3 +60,42 @@ mod entry {
         super::conv::convolve::<Core>(window, input, zero_in, weights, channels, place, output)
     }
 }
+
+/// The operations over AVX-512 VNNI, where the processor has it.
+#[cfg(kernels = "vnni")]
+mod x86 {
+    use super::conv::convolve;
+    use super::vnni::{Vnni, is_there};
+    use crate::Error;
+    use crate::kernels::conv::Window;
+    use crate::kernels::{Map, MapMut};
+    use crate::quant::{ConvChannel, Output};
+
+    pub use super::vnni::dots;
+
+    /// See [`super::conv::convolve`]; the narrowest vector that holds all channels.
+    pub fn conv(
+        window: Window,
+        input: &Map<i8>,
+        zero_in: i8,
+        weights: &[i8],
+        channels: &[ConvChannel],
+        place: Output,
+        output: &mut MapMut<i8>,
+    ) -> Result<bool, Error> {
+        let form = match channels.len() {
+            _ if !is_there() => return Ok(false),
+            ..=4 => convolve::<Vnni<4>>,
+            ..=8 => convolve::<Vnni<8>>,
+            _ => convolve::<Vnni<16>>,
+        };
+        form(window, input, zero_in, weights, channels, place, output)
+    }
+}
+
+/// Taps from one patch of the spatial gate to the next.
+#[cfg(any(kernels = "helium", kernels = "dsp"))]
+const GATE_STEP: usize = 7;
+/// Taps of such a patch; the row that multiplies it has zeros beyond them.
+#[cfg(any(kernels = "helium", kernels = "dsp"))]
+const GATE_PATCH: usize = 49;
