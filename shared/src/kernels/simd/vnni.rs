@@ -50,6 +50,9 @@ impl<const CHANNELS: usize> Micro for Vnni<CHANNELS> {
     /// The bytes of x + 128.
     fn copy(cells: Cells, from: &[i8], to: &mut [i8]) {
         let Cells { from_step, to_step, at, channels, count } = cells;
+        if !cells.fit(from.len(), to.len(), at + channels) {
+            return;
+        }
         for i in 0..count {
             let (first, start) = (i * from_step, i * to_step + at);
             let (Some(from), Some(to)) = (from.get(first..first + channels), to.get_mut(start..start + channels))
