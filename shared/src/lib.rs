@@ -1,6 +1,6 @@
 //! The detector as one graph, its engines, detection and metrics, for host and sensor alike.
 #![no_std]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod confirm;
 pub mod detect;

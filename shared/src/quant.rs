@@ -178,6 +178,12 @@ impl Output {
         Output { zero: 0, low: i16::MIN as i64, high: i16::MAX as i64 }
     }
 
+    /// (zero, low, high) where all three are int8.
+    pub fn int8_bounds(&self) -> Option<[i8; 3]> {
+        let narrow = |v: i64| i8::try_from(v).ok();
+        Some([narrow(self.zero)?, narrow(self.low)?, narrow(self.high)?])
+    }
+
     /// sat(zero + value).
     #[inline(always)]
     pub fn place(&self, value: i64) -> i32 {

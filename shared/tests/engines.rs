@@ -179,16 +179,12 @@ fn speed() {
     let quantised: Vec<i8> = input.iter().map(|&v| parsed.input().quantise(v)).collect();
     let mut arena = vec![0.0; floats.arena_len];
     let mut engine = FloatEngine::new(&graph, &floats, &weights, &mut arena).unwrap();
-    let start = cpu_seconds();
-    engine.run(&input).unwrap();
-    println!("float {:.3} s", cpu_seconds() - start);
+    println!("float {:.1} ms", milliseconds(|| assert!(engine.run(&input).is_ok())));
     let mut arena = Aligned::zeroed(bytes.arena_len);
     let mut engine = Int8Engine::new(&graph, &bytes, parsed, arena.i8s_mut()).unwrap();
-    let start = cpu_seconds();
-    engine.run(&quantised).unwrap();
-    println!("int8 {:.3} s", cpu_seconds() - start);
+    println!("int8 {:.1} ms", milliseconds(|| assert!(engine.run(&quantised).is_ok())));
     let (mut times, mut last) = (std::collections::BTreeMap::<&str, f64>::new(), cpu_seconds());
-    let tap = |_: usize, node: &gsacp_core::graph::Node, _: View| {
+    let mut tap = |_: usize, node: &gsacp_core::graph::Node, _: View| {
         let operation = match node.op {
             Op::Conv(Conv { kernel: 1, .. }) => "conv 1×1",
             Op::Conv(Conv { kernel: 3, .. }) => "conv 3×3",
@@ -203,8 +199,21 @@ fn speed() {
         *times.entry(operation).or_default() += cpu_seconds() - last;
         last = cpu_seconds();
     };
-    engine.run_with(&quantised, tap).unwrap();
-    times.iter().for_each(|(operation, t)| println!("{:>8.2} ms {operation}", 1e3 * t));
+    for _ in 0..RUNS {
+        engine.run_with(&quantised, &mut tap).unwrap();
+    }
+    times.iter().for_each(|(operation, t)| println!("{:>8.2} ms {operation}", 1e3 * t / RUNS as f64));
+}
+
+/// Runs of a measurement: the clock of a thread's processor time is coarse.
+const RUNS: usize = 20;
+
+/// Processor time of one run of `work`, the mean over [`RUNS`] after one that warms the caches.
+fn milliseconds(mut work: impl FnMut()) -> f64 {
+    work();
+    let start = cpu_seconds();
+    (0..RUNS).for_each(|_| work());
+    1e3 * (cpu_seconds() - start) / RUNS as f64
 }
 
 /// Processor time of this thread, which other processes do not lengthen; the clock where Linux does not tell.

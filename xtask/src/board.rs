@@ -87,6 +87,11 @@ impl Board {
         Ok(self.elf("target"))
     }
 
+    /// Builds the firmwares and returns the ELF file of the one that compares and counts the kernels.
+    pub fn build_kernels(&self) -> Result<PathBuf> {
+        Ok(self.build()?.with_file_name("kernels"))
+    }
+
     /// Builds it once more with the compiler's stack sizes in it.
     pub fn build_with_stack_sizes(&self) -> Result<PathBuf> {
         let arguments = [
@@ -94,6 +99,8 @@ impl Board {
             "--release",
             "--quiet",
             "--locked",
+            "--bin",
+            self.name,
             "--target-dir",
             "../target/stack-sizes",
             "--",

@@ -5,8 +5,10 @@ use gsacp_edge::reel::{REEL_HEADER_BYTES, Wanted};
 use xtask::bench::{self, Input};
 use xtask::board::{BOARDS, Board, FRAME};
 use xtask::commands::parity::compare;
+use xtask::counts;
 use xtask::frames::{Frame, reel};
 use xtask::host;
+use xtask::kernels;
 use xtask::sample::random_image;
 
 const PIXELS: usize = FRAME.0 as usize * FRAME.1 as usize;
@@ -67,6 +69,25 @@ fn every_layer_of_both_boards_has_the_hosts_hash() {
     for board in &BOARDS {
         let report = bench::run(board, &image, &frames, wanted, false).unwrap();
         assert_eq!(report.frames[&0].layers, host.frames[&0].layers, "{}", board.name);
+    }
+}
+
+/// Sizes, gaps, strides, dilations, zero points and multipliers are random, extreme ones among them.
+#[test]
+fn every_fast_kernel_gives_its_plain_twins_bytes_on_both_boards() {
+    for board in &BOARDS {
+        let report = kernels::run(board).unwrap();
+        assert!(report.layers >= 200);
+        assert!(report.different.len() == 3 && report.different.values().all(|&n| n == 0), "{report:?}");
+    }
+}
+
+#[test]
+fn no_layer_takes_more_instructions_than_the_committed_table() {
+    for board in &BOARDS {
+        let table = std::fs::read_to_string(counts::table_path(board)).unwrap();
+        let worse = counts::worse(&table, &counts::measure(board, &model(1)).unwrap()).unwrap();
+        assert!(worse.is_empty(), "on {}; if it must be, cargo xtask count --overwrite: {worse:#?}", board.name);
     }
 }
 

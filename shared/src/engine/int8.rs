@@ -116,7 +116,7 @@ impl<'a> Int8Engine<'a> {
                     let shape = arena::shape(plan, id, node);
                     let out = <[i16]>::mut_from_bytes(loan.into_buffer().as_mut_bytes());
                     let out = crate::kernels::MapMut::new(out.map_err(|_| Error::Misaligned)?, shape)?;
-                    return conv::conv_int8(window, x, zero_in, weight, channels, Output::logit(), out);
+                    return conv::conv_plain(window, x, zero_in, weight, channels, Output::logit(), out);
                 }
                 let place = Output::int8(zero_out, c.relu);
                 conv::conv_int8(window, x, zero_in, weight, channels, place, loan.output(plan, id, node)?.0)

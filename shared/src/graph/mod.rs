@@ -184,17 +184,21 @@ impl Graph {
         let mut total = 0;
         let mut i = 0;
         while i < self.len {
-            let node = &self.nodes[i];
-            let (cin, cout) = (self.input_channels_of(node) as u64, node.channels as u64);
-            let pixels = ((height >> node.level) * (width >> node.level)) as u64;
-            total += match node.op {
-                Op::Conv(c) => pixels * cin * cout * (c.kernel as u64 * c.kernel as u64),
-                Op::SpatialGate(_) => pixels * BANDS.len() as u64 * 2 * 49,
-                Op::SqueezeExcite { hidden, .. } => 2 * cout * hidden as u64,
-                _ => 0,
-            };
+            total += self.node_macs(&self.nodes[i], height, width);
             i += 1;
         }
         total
+    }
+
+    /// Multiply-accumulates of one node at this frame size.
+    pub const fn node_macs(&self, node: &Node, height: usize, width: usize) -> u64 {
+        let (cin, cout) = (self.input_channels_of(node) as u64, node.channels as u64);
+        let pixels = ((height >> node.level) * (width >> node.level)) as u64;
+        match node.op {
+            Op::Conv(c) => pixels * cin * cout * (c.kernel as u64 * c.kernel as u64),
+            Op::SpatialGate(_) => pixels * BANDS.len() as u64 * 2 * 49,
+            Op::SqueezeExcite { hidden, .. } => 2 * cout * hidden as u64,
+            _ => 0,
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Sum of two maps of one shape, with or without ReLU.
 
+use super::rescale::{Int8Place, Int8Sum};
 use super::{Map, MapMut};
 use crate::Error;
 use crate::quant::{MultiplierPair, Output, Quantised};
@@ -20,6 +21,9 @@ pub fn add_int8(
     place: Output,
     output: MapMut<i8>,
 ) -> Result<(), Error> {
+    if let (Some(scale), Some(place)) = (Int8Sum::new(scale, zeros), Int8Place::new(place)) {
+        return zip(a, b, output, |a, b| place.place(scale.apply(a, b)));
+    }
     let [zero_a, zero_b] = zeros;
     zip(a, b, output, |a, b| {
         let (a, b) = (i32::from(a).wrapping_sub(zero_a), i32::from(b).wrapping_sub(zero_b));
@@ -31,10 +35,17 @@ fn zip<T: Copy>(a: Map<T>, b: Map<T>, mut output: MapMut<T>, sum: impl Fn(T, T) 
     if !a.shape().same_size(&output.shape()) || !b.shape().same_size(&output.shape()) {
         return Err(Error::Shape);
     }
-    for ((a, b), out) in a.pixels().zip(b.pixels()).zip(output.pixels_mut()) {
+    let each = |a: &[T], b: &[T], out: &mut [T]| {
         for ((&a, &b), out) in a.iter().zip(b).zip(out) {
             *out = sum(a, b);
         }
+    };
+    if let (Some(a), Some(b), Some(out)) = (a.dense(), b.dense(), output.dense_mut()) {
+        each(a, b, out);
+        return Ok(());
+    }
+    for ((a, b), out) in a.pixels().zip(b.pixels()).zip(output.pixels_mut()) {
+        each(a, b, out);
     }
     Ok(())
 }

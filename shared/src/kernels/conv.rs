@@ -49,8 +49,28 @@ pub fn conv_f32(
 }
 
 /// `weights` `[out][ky][kx][in]`, one record for each output channel; `zero_in` is the input's zero point.
-/// The output is an int8 map or the int16 logit map. Errors: shapes that do not fit each other.
-pub fn conv_int8<O: Quantised>(
+/// Errors: shapes that do not fit each other.
+pub fn conv_int8(
+    window: Window,
+    input: Map<i8>,
+    zero_in: i8,
+    weights: &[i8],
+    channels: &[ConvChannel],
+    place: Output,
+    #[cfg_attr(kernels = "portable", expect(unused_mut))] mut output: MapMut<i8>,
+) -> Result<(), Error> {
+    #[cfg(not(kernels = "portable"))]
+    {
+        Tile::new(window, &input, &output, weights.len(), channels.len())?;
+        if super::simd::conv(window, &input, zero_in, weights, channels, place, &mut output)? {
+            return Ok(());
+        }
+    }
+    conv_plain(window, input, zero_in, weights, channels, place, output)
+}
+
+/// As [`conv_int8`], in plain Rust and for either kind of output: an int8 map, or the int16 logit map.
+pub fn conv_plain<O: Quantised>(
     window: Window,
     input: Map<i8>,
     zero_in: i8,
@@ -264,7 +284,7 @@ mod tests {
         let shape = super::super::Shape::dense(1, 2, 1);
         let (map, to) = (Map::new(&input, shape).unwrap(), MapMut::new(&mut out, shape).unwrap());
         let window = Window { kernel: 1, stride: 1, dilation: 1 };
-        conv_int8(window, map, 0, &weights, &[channel], Output::logit(), to).unwrap();
+        conv_plain(window, map, 0, &weights, &[channel], Output::logit(), to).unwrap();
         assert_eq!(out, [12_700, -12_700]);
     }
 

@@ -7,13 +7,24 @@
 /// An operand of [`Tap::dot`].
 pub trait Tap: Copy {
     /// Type of the sum.
-    type Sum: Copy;
+    type Sum: Copy + Default;
     /// The tap that adds nothing.
     const ZERO: Self;
     /// Patches are padded with [`Self::ZERO`] weights to a multiple of this many taps, so that no remainder is left.
     const LANES: usize;
     /// Σ a·b over the shorter length, which is a multiple of [`Self::LANES`].
     fn dot(a: &[Self], b: &[Self]) -> Self::Sum;
+    /// The dot products of `row` with the patches that begin at every `step`th tap of `patches`, one for each of `sums`.
+    /// A patch that is not there leaves its sum alone.
+    #[inline(always)]
+    fn dots(patches: &[Self], step: usize, row: &[Self], sums: &mut [Self::Sum]) {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            let start = i * step;
+            if let Some(patch) = patches.get(start..start + row.len()) {
+                *sum = Self::dot(patch, row);
+            }
+        }
+    }
 }
 
 impl Tap for i8 {
@@ -22,7 +33,6 @@ impl Tap for i8 {
     /// Helium predicates the tail.
     const LANES: usize = 1;
     /// Not inlined: on its own LLVM makes it a tail-predicated loop (`dlstp`, `letp`), inside the loops over pixels not.
-    /// A frame of 160×128 on the Cortex-M55 takes 0.88 G instructions so, 1.41 G in whole vectors of sixteen.
     #[inline(never)]
     fn dot(a: &[i8], b: &[i8]) -> i32 {
         a.iter().zip(b).fold(0i32, |sum, (&x, &y)| sum.wrapping_add(i32::from(x) * i32::from(y)))
@@ -33,17 +43,27 @@ impl Tap for i16 {
     type Sum = i32;
     const ZERO: i16 = 0;
     const LANES: usize = 16;
-    /// Sixteen partial sums, in which LLVM sees full `pmaddwd`s; lengths are multiples of sixteen.
     #[inline(always)]
     fn dot(a: &[i16], b: &[i16]) -> i32 {
-        let mut sums = [0i32; 16];
-        for (x, y) in a.as_chunks::<16>().0.iter().zip(b.as_chunks::<16>().0) {
-            for (sum, (&x, &y)) in sums.iter_mut().zip(x.iter().zip(y)) {
-                *sum = sum.wrapping_add(i32::from(x) * i32::from(y));
-            }
-        }
-        sums.iter().fold(0, |total, &sum| total.wrapping_add(sum))
+        dot_i16(a, b)
     }
+
+    #[cfg(not(kernels = "portable"))]
+    fn dots(patches: &[i16], step: usize, row: &[i16], sums: &mut [i32]) {
+        super::simd::dots(patches, step, row, sums);
+    }
+}
+
+/// Sixteen partial sums, in which LLVM sees full `pmaddwd`s; lengths are multiples of sixteen.
+#[inline(always)]
+pub(super) fn dot_i16(a: &[i16], b: &[i16]) -> i32 {
+    let mut sums = [0i32; 16];
+    for (x, y) in a.as_chunks::<16>().0.iter().zip(b.as_chunks::<16>().0) {
+        for (sum, (&x, &y)) in sums.iter_mut().zip(x.iter().zip(y)) {
+            *sum = sum.wrapping_add(i32::from(x) * i32::from(y));
+        }
+    }
+    sums.iter().fold(0, |total, &sum| total.wrapping_add(sum))
 }
 
 impl Tap for f32 {
@@ -80,6 +100,17 @@ mod tests {
     use std::vec::Vec;
 
     proptest! {
+        #[test]
+        fn dots_are_dot_products_step_by_step(patches in proptest::collection::vec(any::<i16>(), 150), step in 0usize..9) {
+            let row: Vec<i16> = patches.iter().rev().take(64).map(|x| x >> 9).collect();
+            let mut sums = [7; 9];
+            i16::dots(&patches, step, &row, &mut sums);
+            for (i, sum) in sums.into_iter().enumerate() {
+                let exact: i64 = patches[i * step..].iter().zip(&row).map(|(&x, &y)| i64::from(x) * i64::from(y)).sum();
+                prop_assert_eq!(i64::from(sum), exact);
+            }
+        }
+
         #[test]
         fn bytes_and_widened_bytes_give_the_same_exact_sum(pairs in proptest::collection::vec(any::<(i8, i8)>(), 0..200)) {
             let (a, b): (Vec<i8>, Vec<i8>) = pairs.iter().copied().unzip();

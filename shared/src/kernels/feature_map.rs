@@ -38,6 +38,10 @@ impl Shape {
         }
     }
 
+    const fn flattened(&self, flat: bool) -> Shape {
+        if flat { Shape { height: 1, width: self.pixels(), ..*self } } else { *self }
+    }
+
     /// Whether two maps have the same size and channels, whatever their strides.
     pub const fn same_size(&self, other: &Shape) -> bool {
         self.height == other.height && self.width == other.width && self.channels == other.channels
@@ -76,6 +80,16 @@ impl<'a, T: Copy> Map<'a, T> {
         pixels(self.data, self.shape)
     }
 
+    /// All elements, where no gaps lie between the pixels.
+    pub fn dense(&self) -> Option<&'a [T]> {
+        (self.shape.stride == self.shape.channels).then_some(self.data)
+    }
+
+    /// The same pixels as one row, where `flat`: they are equally far apart across the ends of rows, too.
+    pub fn flattened(&self, flat: bool) -> Map<'a, T> {
+        Map { data: self.data, shape: self.shape.flattened(flat) }
+    }
+
     /// Row `y`; `None` outside the map.
     pub fn row(&self, y: usize) -> Option<Row<'a, T>> {
         let len = self.shape.width * self.shape.stride;
@@ -106,6 +120,11 @@ impl<'a, T: Copy> Row<'a, T> {
     /// The channels of every pixel.
     pub fn pixels(&self) -> Chunks<'a, T> {
         pixels(self.data, self.shape)
+    }
+
+    /// The elements from the first channel of pixel `x` to the end of the row; none outside it.
+    pub fn from(&self, x: usize) -> &'a [T] {
+        x.checked_mul(self.shape.stride).and_then(|start| self.data.get(start..)).unwrap_or_default()
     }
 
     /// The channels of the `size` pixels of every group of `size` neighbours.
@@ -197,6 +216,16 @@ impl<'a, T: Copy> MapMut<'a, T> {
     /// Size and layout.
     pub fn shape(&self) -> Shape {
         self.shape
+    }
+
+    /// All elements, where no gaps lie between the pixels.
+    pub fn dense_mut(&mut self) -> Option<&mut [T]> {
+        if self.shape.stride == self.shape.channels { Some(self.data) } else { None }
+    }
+
+    /// The same pixels as one row, where `flat`.
+    pub fn flattened(&mut self, flat: bool) -> MapMut<'_, T> {
+        MapMut { shape: self.shape.flattened(flat), data: self.data }
     }
 
     /// The same map, to read.

@@ -11,7 +11,10 @@ pub mod dot;
 pub mod feature_map;
 pub mod haar;
 pub mod max_pool;
+mod rescale;
 pub mod sigmoid;
+#[cfg(any(test, not(kernels = "portable")))]
+mod simd;
 pub mod spatial_gate;
 pub mod squeeze_excite;
 #[cfg(test)]

@@ -15,8 +15,13 @@ pub fn sigmoid_f32(x: f32) -> f32 {
 /// σ of a logit in sixteenths (saturated to int8), in Q0.15.
 #[inline]
 pub fn gate(logit: i64) -> i32 {
-    let index = i8::narrow(Output::int8(0, false).place(logit)) as u8 ^ 0x80;
-    i32::from(*TABLE.get(usize::from(index)).unwrap_or(&0))
+    gate_int8(i8::narrow(Output::int8(0, false).place(logit)))
+}
+
+/// [`gate`] of a logit that is saturated already.
+#[inline]
+pub fn gate_int8(logit: i8) -> i32 {
+    i32::from(*TABLE.get(usize::from(logit as u8 ^ 0x80)).unwrap_or(&0))
 }
 
 /// round(2^15·σ(i/16)) for i = −128…127.

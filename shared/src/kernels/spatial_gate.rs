@@ -12,7 +12,8 @@
 use super::dot::Tap;
 use super::feature_map::{chunks, chunks_mut};
 use super::haar::doubled_bands;
-use super::sigmoid::{gate, sigmoid_f32};
+use super::rescale::{HighWord, Int8Place, round_shift};
+use super::sigmoid::{gate, gate_int8, sigmoid_f32};
 use super::{Map, MapMut};
 use crate::Error;
 use crate::quant::{GateBand, Multiplier, Output, Quantised};
@@ -33,6 +34,8 @@ const REACH: usize = SIDE / 2;
 const PATCH: usize = SIDE * SIDE;
 /// [`PATCH`] in whole vectors; the lanes beyond it have weight zero.
 const PADDED: usize = PATCH.next_multiple_of(16);
+/// Pixels whose sums are held at one time.
+const RUN: usize = 32;
 /// Maximum and mean of four bands.
 const PLANES: usize = 8;
 
@@ -102,7 +105,7 @@ pub fn spatial_gate_int8(
     scale: Multiplier,
     place: Output,
     scratch: &mut [i16],
-    mut output: MapMut<i8>,
+    output: MapMut<i8>,
 ) -> Result<(), Error> {
     check(&input, &output)?;
     let bands: &[GateBand; 4] = bands.try_into().map_err(|_| Error::WrongLength { expected: 4, found: bands.len() })?;
@@ -111,21 +114,65 @@ pub fn spatial_gate_int8(
     let weights: &[[i8; BAND_WEIGHTS]; 4] = weights.try_into().map_err(|_| wrong)?;
     let channels = NonZeroU32::new(input.shape().channels as u32).ok_or(Error::Shape)?;
     let mean = Multiplier { m: (MEAN_STEPS << 26) as i32, shift: 26 }.over(channels);
-    let zero = i32::from(zero_in);
-    sweep(
-        input,
-        zero_in,
-        weights.each_ref().map(|band| band.as_slice()),
-        scratch,
-        |square| statistics_int8(square, zero, mean),
-        |y, x, pixel, sums| {
-            let sums = sums.iter().zip(bands);
-            let sum: i32 = sums.map(|(&[max, mean], band)| gate(band.scale.apply_with(max, mean, band.bias))).sum();
+    // Twice a band is at most 1020 in magnitude, and channels are at most 2^8.
+    let mean = HighWord::new(mean, 18).ok_or(Error::Unsupported)?;
+    let weights = weights.each_ref().map(|band| band.as_slice());
+    let layer = Int8Layer { zero: zero_in, weights, logits: bands.each_ref().map(Logit::new), mean };
+    if let (Some(scale), Some(place)) = (HighWord::new(scale, 32), Int8Place::new(place)) {
+        return layer.run(input, scratch, output, |product| place.place(scale.apply(product)));
+    }
+    layer.run(input, scratch, output, |product| i8::narrow(place.place(scale.apply(product))))
+}
+
+struct Int8Layer<'a> {
+    zero: i8,
+    weights: [&'a [i8]; 4],
+    logits: [Logit; 4],
+    mean: HighWord,
+}
+
+impl Int8Layer<'_> {
+    /// `finish` makes an int8 value of the product of a value and the sum of its four gates.
+    fn run(
+        &self,
+        input: Map<i8>,
+        scratch: &mut [i16],
+        mut output: MapMut<i8>,
+        finish: impl Fn(i32) -> i8,
+    ) -> Result<(), Error> {
+        let zero = i32::from(self.zero);
+        let statistics = |square: [&[i8]; 4]| statistics_int8(square, zero, self.mean);
+        sweep(input, self.zero, self.weights, scratch, statistics, |y, x, pixel, sums| {
+            let gate: i32 = self.logits.iter().zip(sums).map(|(logit, sums)| logit.gate(sums)).sum();
             for (out, &x) in output.pixels_from_mut(y, x).next().into_iter().flatten().zip(pixel) {
-                *out = i8::narrow(place.place(scale.apply((i32::from(x) - zero).wrapping_mul(sum))));
+                *out = finish((i32::from(x) - zero).wrapping_mul(gate));
             }
-        },
-    )
+        })
+    }
+}
+
+/// What makes σ of a band's two sums.
+struct Logit {
+    band: GateBand,
+    /// The shift of the upper word, where the record's own reaches it. No sum over 49 taps comes near 2^61, so that word
+    /// cannot overflow when it is rounded.
+    high: Option<u32>,
+}
+
+impl Logit {
+    fn new(band: &GateBand) -> Self {
+        Logit { band: *band, high: band.scale.shift.checked_sub(32).filter(|&shift| shift > 0) }
+    }
+
+    #[inline(always)]
+    fn gate(&self, [max, mean]: [i32; 2]) -> i32 {
+        let GateBand { bias, scale, .. } = self.band;
+        let Some(shift) = self.high else { return gate(scale.apply_with(max, mean, bias)) };
+        let max = i64::from(max) * i64::from(scale.first);
+        let mean = i64::from(mean) * i64::from(scale.second);
+        let high = (bias.wrapping_add(max).wrapping_add(mean) >> 32) as i32;
+        gate_int8(round_shift(high, shift).max(-128).min(127) as i8)
+    }
 }
 
 fn check<T: Copy>(input: &Map<T>, output: &MapMut<T>) -> Result<(), Error> {
@@ -146,7 +193,19 @@ fn statistics_f32([a, b, c, d]: [&[f32]; 4]) -> [f32; PLANES] {
     interleave(max.map(|v| 0.5 * v), sum.map(|v| half * v))
 }
 
-fn statistics_int8([a, b, c, d]: [&[i8]; 4], zero: i32, mean: Multiplier) -> [i16; PLANES] {
+fn statistics_int8(square: [&[i8]; 4], zero: i32, mean: HighWord) -> [i16; PLANES] {
+    // The common widths as arrays, so that their loops are unrolled.
+    if let [Ok(a), Ok(b), Ok(c), Ok(d)] = square.map(<&[i8; 4]>::try_from) {
+        return statistics_of([a, b, c, d], zero, mean);
+    }
+    if let [Ok(a), Ok(b), Ok(c), Ok(d)] = square.map(<&[i8; 8]>::try_from) {
+        return statistics_of([a, b, c, d], zero, mean);
+    }
+    statistics_of(square, zero, mean)
+}
+
+#[inline(always)]
+fn statistics_of([a, b, c, d]: [&[i8]; 4], zero: i32, mean: HighWord) -> [i16; PLANES] {
     let mut max = [i32::MIN; 4];
     let mut sum = [0; 4];
     for ((a, b), (c, d)) in a.iter().zip(b).zip(c.iter().zip(d)) {
@@ -186,14 +245,18 @@ fn sweep<S: Copy, T: Tap + From<S>>(
         let Some(y) = entering.checked_sub(REACH) else { continue };
         let turned = turn(weights, y);
         let row = input.row(y).ok_or(Error::Shape)?;
-        for (x, pixel) in row.pixels().enumerate() {
-            let mut sums = chunks(scratch, plane_len).zip(&turned).map(|(plane, weights)| {
-                let patch = plane.get(x * SIDE..x * SIDE + PADDED).unwrap_or_default();
-                T::dot(patch, weights)
-            });
-            let mut next = || sums.next().ok_or(Error::Shape);
-            let sums = [[next()?, next()?], [next()?, next()?], [next()?, next()?], [next()?, next()?]];
-            finish(y, x, pixel, sums);
+        let mut sums = [[T::Sum::default(); RUN]; PLANES];
+        let mut pixels = row.pixels();
+        for x in (0..shape.width).step_by(RUN) {
+            for ((plane, weights), sums) in chunks(scratch, plane_len).zip(&turned).zip(&mut sums) {
+                let count = RUN.min(shape.width - x);
+                let sums = sums.get_mut(..count).unwrap_or_default();
+                T::dots(plane.get(x * SIDE..).unwrap_or_default(), SIDE, weights, sums);
+            }
+            for (i, pixel) in (0..RUN).zip(&mut pixels) {
+                let of = |plane: usize| sums.get(plane).and_then(|sums| sums.get(i)).copied().unwrap_or_default();
+                finish(y, x + i, pixel, [[of(0), of(1)], [of(2), of(3)], [of(4), of(5)], [of(6), of(7)]]);
+            }
         }
     }
     Ok(())
@@ -209,13 +272,18 @@ fn enter_row<S: Copy, T: Tap>(
     statistics: impl Fn([&[S]; 4]) -> [T; PLANES],
 ) {
     let (above, here) = (input.row(y.wrapping_sub(1)), input.row(y));
+    let inside = here.is_some();
+    let (mut above, mut here) = (above.map(|row| row.pixels()), here.map(|row| row.pixels()));
+    let mut planes = chunks_mut(scratch, plane_len);
+    let mut planes: [&mut [T]; PLANES] = core::array::from_fn(|_| planes.next().unwrap_or_default());
     let (mut a, mut c) = (zeros, zeros);
     for x in 0..input.shape().width {
-        let b = above.as_ref().and_then(|r| r.pixel(x)).unwrap_or(zeros);
-        let d = here.as_ref().and_then(|r| r.pixel(x)).unwrap_or(zeros);
-        let values = if here.is_some() { statistics([a, b, c, d]) } else { [T::ZERO; PLANES] };
-        for (plane, value) in chunks_mut(scratch, plane_len).zip(values) {
-            if let Some(cell) = plane.get_mut((x + REACH) * SIDE + y % SIDE) {
+        let b = above.as_mut().and_then(Iterator::next).unwrap_or(zeros);
+        let d = here.as_mut().and_then(Iterator::next).unwrap_or(zeros);
+        let values = if inside { statistics([a, b, c, d]) } else { [T::ZERO; PLANES] };
+        let at = (x + REACH) * SIDE + y % SIDE;
+        for (plane, value) in planes.iter_mut().zip(values) {
+            if let Some(cell) = plane.get_mut(at) {
                 *cell = value;
             }
         }

@@ -3,7 +3,8 @@
 //! Int8: the channel sums are exact; the mean is in 1/[`MEAN_STEPS`] of an input step (int16), the hidden layer int16
 //! with a scale of its own, the gate's logit in sixteenths, σ in Q0.15. Each of these is rounded once.
 
-use super::feature_map::chunks;
+use super::feature_map::{Chunks, ChunksMut, chunks};
+use super::rescale::{HighWord, Int8Place};
 use super::sigmoid::{gate, sigmoid_f32};
 use super::{Map, MapMut};
 use crate::Error;
@@ -111,13 +112,22 @@ pub fn squeeze_excite_int8(
     for (out, (weights, scale)) in gates.iter_mut().zip(rows) {
         *out = gate(scale.apply(dot(weights, hidden)));
     }
-    for (pixel, out) in input.pixels().zip(output.pixels_mut()) {
-        for ((out, &x), &gate) in out.iter_mut().zip(pixel).zip(gates.iter()) {
-            let x = i32::from(x).wrapping_sub(zero_in);
-            *out = i8::narrow(place.place(layer.output.apply(x.wrapping_mul(gate))));
-        }
+    let (input, output) = (input.pixels(), output.pixels_mut());
+    if let (Some(scale), Some(place)) = (HighWord::new(layer.output, 32), Int8Place::new(place)) {
+        gate_pixels(input, zero_in, gates, output, |product| place.place(scale.apply(product)));
+    } else {
+        gate_pixels(input, zero_in, gates, output, |product| i8::narrow(place.place(layer.output.apply(product))));
     }
     Ok(())
+}
+
+/// `finish` makes an int8 value of each product with its channel's gate.
+fn gate_pixels(input: Chunks<i8>, zero: i32, gates: &[i32], output: ChunksMut<i8>, finish: impl Fn(i32) -> i8) {
+    for (pixel, out) in input.zip(output) {
+        for ((out, &x), &gate) in out.iter_mut().zip(pixel).zip(gates) {
+            *out = finish(i32::from(x).wrapping_sub(zero).wrapping_mul(gate));
+        }
+    }
 }
 
 /// The width of the bottleneck, from the lengths of the matrices.

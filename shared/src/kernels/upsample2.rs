@@ -3,6 +3,7 @@
 //! With D = 2n − 1, p·(n−1) = i·D + f splits into the left neighbour i and its integer weights D − f and f, so the int8
 //! form is an exact integer sum over both axes, and one multiplier carries the scales and both denominators.
 
+use super::rescale::{HighWord, Int8Place};
 use super::{Map, MapMut};
 use crate::Error;
 use crate::quant::{Multiplier, Output, Quantised};
@@ -60,15 +61,22 @@ pub fn upsample2_int8(
     let denominator = (2 * shape.height - 1).checked_mul(2 * shape.width - 1).filter(|&d| d < (1 << 31) / 256);
     let denominator = denominator.and_then(|d| NonZeroU32::new(d as u32)).ok_or(Error::Unsupported)?;
     let scale = scale.over(denominator);
+    if let (Some(scale), Some(place)) = (HighWord::new(scale, 32), Int8Place::new(place)) {
+        return blend_int8(input, zero_in, output, |sum| place.place(scale.apply(sum)));
+    }
+    blend_int8(input, zero_in, output, |sum| i8::narrow(place.place(scale.apply(sum))))
+}
+
+/// `finish` makes an int8 value of the exact sum, which is in units of both denominators.
+fn blend_int8(input: Map<i8>, zero: i32, output: MapMut<i8>, finish: impl Fn(i32) -> i8 + Copy) -> Result<(), Error> {
     upsample(input, output, |[top, bottom]: [i32; 2], [left, right]: [i32; 2]| {
         move |taps: [i8; 4]| {
-            let [a, b, c, d] = taps.map(|v| i32::from(v).wrapping_sub(zero_in));
+            let [a, b, c, d] = taps.map(|v| i32::from(v).wrapping_sub(zero));
             let (upper, lower) = (
                 left.wrapping_mul(a).wrapping_add(right.wrapping_mul(b)),
                 left.wrapping_mul(c).wrapping_add(right.wrapping_mul(d)),
             );
-            let sum = top.wrapping_mul(upper).wrapping_add(bottom.wrapping_mul(lower));
-            i8::narrow(place.place(scale.apply(sum)))
+            finish(top.wrapping_mul(upper).wrapping_add(bottom.wrapping_mul(lower)))
         }
     })
 }

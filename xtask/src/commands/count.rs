@@ -1,18 +1,16 @@
 //! `cargo xtask count`: where the instructions of a frame go.
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use gsacp_core::graph::Op;
-use gsacp_edge::reel::Wanted;
 
-use crate::bench;
-use crate::board::{Board, FRAME};
-use crate::frames::Frame;
+use crate::board::Board;
+use crate::counts::{self, Layer, per_mac};
 use crate::sample::random_image;
-use crate::{host, model};
+use crate::{host, kernels, model};
 
-/// Print the instructions of every layer on an emulated board. They do not depend on the frame or the weights.
+/// Print the instructions of every operation on an emulated board, in all and per multiply-accumulate.
 #[derive(Args)]
 pub struct Count {
     /// The board.
@@ -24,45 +22,69 @@ pub struct Count {
     /// Also list every layer, not only the operations.
     #[arg(long)]
     layers: bool,
+    /// Only the convolutions of fixed shapes, one line each.
+    #[arg(long)]
+    shapes: bool,
+    /// Put the counts into the board's committed table.
+    #[arg(long, conflicts_with_all = ["model", "shapes"])]
+    overwrite: bool,
 }
 
 impl Count {
     /// Counts and prints.
     pub fn run(self) -> Result<()> {
-        let graph = host::graph();
+        if self.shapes {
+            return shapes(self.board);
+        }
         let image = match &self.model {
             Some(path) => model::image(Some(path))?,
-            None => random_image(&graph, 1, 0)?,
+            None => random_image(&host::graph(), 1, 0)?,
         };
-        let pixels = vec![100; usize::from(FRAME.0) * usize::from(FRAME.1)];
-        let frame = [Frame { name: "flat".to_owned(), pixels }];
-        let report = bench::run(self.board, &image, &frame, Wanted { layers: true, ..Wanted::default() }, false)?;
-        let counts = &report.frames.values().next().context("the board did not answer")?.layer_instructions;
-        let total: u64 = counts.values().sum();
-        let share = |n: u64| 100.0 * n as f64 / total.max(1) as f64;
-        let mut by_operation = std::collections::BTreeMap::<String, (u64, u32)>::new();
-        for (node, count) in graph.nodes().iter().zip(counts.values()) {
-            let operation = match node.op {
-                Op::Conv(c) => format!("conv {0}x{0}", c.kernel),
-                Op::Input => "input".to_owned(),
-                Op::HaarInject => "haar inject".to_owned(),
-                Op::SpatialGate(_) => "spatial gate".to_owned(),
-                Op::SqueezeExcite { .. } => "squeeze excite".to_owned(),
-                Op::MaxPool { .. } => "max pool".to_owned(),
-                Op::Upsample2 => "upsample".to_owned(),
-                Op::Concat => "concat".to_owned(),
-                Op::Add { .. } => "add".to_owned(),
-            };
-            if self.layers {
-                println!("{count:>12} {:>5.1} %  {operation:<16} {}", share(*count), node.label);
-            }
-            let entry = by_operation.entry(operation).or_default();
-            *entry = (entry.0 + count, entry.1 + 1);
+        let layers = counts::measure(self.board, &image)?;
+        if self.overwrite {
+            let path = counts::table_path(self.board);
+            std::fs::write(&path, counts::table(self.board, &layers))
+                .with_context(|| format!("cannot write {}", path.display()))?;
         }
-        for (operation, (count, layers)) in by_operation {
-            println!("{count:>12} {:>5.1} %  {operation}, {layers} layers", share(count));
-        }
-        println!("{total:>12} instructions a frame on {}", self.board.name);
+        print(self.board, &layers, self.layers);
         Ok(())
     }
+}
+
+fn print(board: &Board, layers: &[Layer], each: bool) {
+    let total: u64 = layers.iter().map(|layer| layer.instructions).sum();
+    let macs: u64 = layers.iter().map(|layer| layer.macs).sum();
+    let row = |instructions: u64, macs: u64, what: &str| {
+        let share = 100.0 * instructions as f64 / total.max(1) as f64;
+        println!("{instructions:>12} {share:>5.1} % {:>8}  {what}", per_mac(instructions, macs));
+    };
+    println!("instructions   share  per MAC");
+    let mut by_operation = BTreeMap::<&str, (u64, u64, u32)>::new();
+    for layer in layers {
+        if each {
+            row(layer.instructions, layer.macs, &format!("{:<16} {}", layer.operation, layer.label));
+        }
+        let sum = by_operation.entry(&layer.operation).or_default();
+        *sum = (sum.0 + layer.instructions, sum.1 + layer.macs, sum.2 + 1);
+    }
+    for (operation, (instructions, macs, count)) in by_operation {
+        row(instructions, macs, &format!("{operation}, {count} layers"));
+    }
+    row(total, macs, &format!("a frame on {}, {macs} MACs", board.name));
+}
+
+fn shapes(board: &Board) -> Result<()> {
+    let report = kernels::run(board)?;
+    println!("{:>12} {:>8}  convolution on {}", "instructions", "per MAC", board.name);
+    for shape in &report.shapes {
+        let ([height, width], [inputs, outputs], k) = (shape.size, shape.channels, shape.kernel);
+        let per_mac = per_mac(shape.instructions, shape.macs());
+        let dilation = if shape.dilation > 1 { format!(", dilation {}", shape.dilation) } else { String::new() };
+        println!("{:>12} {per_mac:>8}  {height}×{width} {inputs}→{outputs} {k}×{k}{dilation}", shape.instructions);
+    }
+    println!(
+        "{} random layers of each operation, of which differed from the plain form: {:?}",
+        report.layers, report.different
+    );
+    Ok(())
 }

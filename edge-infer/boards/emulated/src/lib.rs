@@ -6,6 +6,7 @@
 
 mod clock;
 mod console;
+mod kernels;
 mod memory;
 mod panic;
 mod program;
@@ -13,6 +14,7 @@ mod report;
 mod semihosting;
 mod stack;
 
+pub use kernels::run_kernels;
 pub use memory::Region;
 pub use program::{Board, run};
 
