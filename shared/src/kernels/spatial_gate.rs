@@ -171,7 +171,7 @@ impl Logit {
         let max = i64::from(max) * i64::from(scale.first);
         let mean = i64::from(mean) * i64::from(scale.second);
         let high = (bias.wrapping_add(max).wrapping_add(mean) >> 32) as i32;
-        gate_int8(round_shift(high, shift).max(-128).min(127) as i8)
+        gate_int8(round_shift(high, shift).clamp(-128, 127) as i8)
     }
 }
 

@@ -86,7 +86,7 @@ mod x86 {
         let form = match channels.len() {
             _ if !is_there() => return Ok(false),
             ..=4 => convolve::<Vnni<4>>,
-            ..=8 => convolve::<Vnni<8>>,
+            5..=8 => convolve::<Vnni<8>>,
             _ => convolve::<Vnni<16>>,
         };
         form(window, input, zero_in, weights, channels, place, output)
