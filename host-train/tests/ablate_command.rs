@@ -1,7 +1,7 @@
 //! `gsacp ablate` as a user runs it, on synthetic scenes.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -117,6 +117,12 @@ fn a_cluster_runs_the_emitted_commands_and_their_ledgers_are_joined() {
     let commands: Vec<&str> = emitted.lines().collect();
     assert_eq!(commands.len(), 4);
     assert!(!folder.join("runs").exists());
+    // A reader that has seen enough, as `| head` has.
+    let mut child = command(folder, &["ablate", "plan.toml", "--out", "runs", "--emit"]);
+    let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let unread = child.wait_with_output().unwrap();
+    assert!(unread.status.success(), "{}", said(&unread));
     let mut joined = Vec::new();
     for line in &commands[..2] {
         let words: Vec<&str> = line.split(' ').skip(1).collect();

@@ -11,7 +11,7 @@ use crc::{CRC_64_XZ, Crc};
 use serde_json::{Value, json};
 
 use super::train::POINT_SEED;
-use super::words::quoted;
+use super::words::{print, quoted};
 use crate::ablate::ledger::{Entry, Fingerprints, Ledger};
 use crate::ablate::plan::{Plan, Run};
 use crate::ablate::{revision, table};
@@ -91,6 +91,8 @@ impl AblateArgs {
         if !self.table && !pending.is_empty() {
             let bench = self.bench(&plan, limit)?;
             make_folder(&self.out)?;
+            // A ledger that cannot be written is found before the first run, not after it.
+            make_folder(path.parent().unwrap_or(Path::new("")))?;
             ledger = Ledger::open(&path)?;
             for (index, run) in pending.iter().enumerate() {
                 eprintln!("run {} of {}: {}", index + 1, pending.len(), run.label());
@@ -107,11 +109,10 @@ impl AblateArgs {
         let rows = table::rows(&plan, &ledger.of_plan(&plan)?);
         if self.json {
             let left: Vec<String> = runs.iter().filter(|run| ledger.entry(run).is_none()).map(Run::label).collect();
-            println!("{}", serde_json::to_string_pretty(&json!({"rows": rows, "pending": left, "stopped": stopped}))?);
-        } else {
-            print!("{}", table::text(&rows));
+            let record = json!({"rows": rows, "pending": left, "stopped": stopped});
+            return print(&format!("{}\n", serde_json::to_string_pretty(&record)?));
         }
-        Ok(())
+        print(&table::text(&rows))
     }
 
     /// The plan's runs, or those of `--run`.
@@ -175,11 +176,11 @@ impl AblateArgs {
             }
             quoted(words)
         });
-        match self.json {
-            true => println!("{}", serde_json::to_string_pretty(&commands.collect::<Vec<_>>())?),
-            false => commands.for_each(|command| println!("{command}")),
-        }
-        Ok(())
+        let commands: Vec<String> = commands.collect();
+        print(&match self.json {
+            true => format!("{}\n", serde_json::to_string_pretty(&commands)?),
+            false => commands.iter().flat_map(|command| [command.as_str(), "\n"]).collect(),
+        })
     }
 }
 

@@ -1,4 +1,16 @@
-//! Command lines that a user can copy into a shell.
+//! Command lines that a user can copy into a shell, and output that goes into a pipe.
+
+use std::io::{ErrorKind, Write};
+
+use anyhow::{Context, Result};
+
+/// Prints `text`; a reader that has seen enough (`| head`) is no error.
+pub fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to the standard output"),
+    }
+}
 
 /// The words of a command line, each quoted for a POSIX shell where it needs to be.
 pub fn quoted(words: impl IntoIterator<Item = String>) -> String {

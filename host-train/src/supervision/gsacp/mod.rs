@@ -4,10 +4,13 @@
 //! (5)  L = λ_point L_point + λ_bg L_bg + λ_mass L_mass + λ_con L_con + λ_prop L_prop (+ λ_hbc L_hbc)
 //! ```
 //!
-//! One file per term. Switches of single mechanisms, all off by default: [`ltd`], [`asg`], and the failures that METHOD §2
-//! maps: a global teacher ([`ltd`]), a free radius ([`asg`]), [`prototype`], `features = "shallow"`, `detach_features` (no
-//! gradient from the affinity to the network: eq. 8 without its second path) and a small `margin`. The affinity is dense, `[N, K, H·W]`, only where L_mass needs it to be; every other term picks the
+//! One file per term. The affinity is dense, `[N, K, H·W]`, only where L_mass needs it to be; every other term picks the
 //! few pixels that it is about. A crop without seeds has L_bg alone, and gives negatives to the others' L_hbc.
+//!
+//! Switches of single mechanisms, off by default: [`ltd`] and the decay of λ_prop, [`asg`]. The failures that METHOD §2
+//! maps, off by default too: a global teacher ([`ltd`]), a free radius ([`asg`]), a positive [`prototype`], shallow
+//! `features`, `detach_features` (eq. 8 without its second path, and without those of the other affinity terms) and a small
+//! `margin`.
 //!
 //! Drift signals (METHOD: plot them in every run): `background_affinity` is L_mass and `prior_missed` is L_prop, both
 //! unweighted and present when their weights are 0. An affinity that has saturated shows the first large and the
