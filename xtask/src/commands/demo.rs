@@ -29,7 +29,7 @@ pub struct Demo {
     #[arg(long)]
     from_scratch: bool,
     /// False-alarm rate to calibrate for, a fraction of all pixels.
-    #[arg(long, value_name = "FA", default_value_t = 2e-5)]
+    #[arg(long, value_name = "FA", default_value_t = 4e-5)]
     fa: f64,
     /// Frames on the emulated board.
     #[arg(long, value_name = "N", default_value_t = 8)]
