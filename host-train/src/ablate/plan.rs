@@ -41,6 +41,7 @@ struct File {
     val_list: PathBuf,
     points: Option<PathBuf>,
     point_kind: Option<Kind>,
+    clutter: Option<PathBuf>,
     init: Option<PathBuf>,
     #[serde(default)]
     variant: Vec<Line>,
@@ -86,6 +87,8 @@ pub struct Plan {
     pub points: Option<PathBuf>,
     /// How points are made from the masks.
     pub point_kind: Kind,
+    /// File of clutter, from `gsacp mine`.
+    pub clutter: Option<PathBuf>,
     /// Model whose weights every run starts from.
     pub init: Option<PathBuf>,
     /// The base, then the variants in the plan's order.
@@ -193,6 +196,7 @@ impl Plan {
             val_list: file.val_list,
             points: file.points.as_ref().map(beside),
             point_kind: file.point_kind.unwrap_or(Kind::Centroid),
+            clutter: file.clutter.as_ref().map(beside),
             init: file.init.as_ref().map(beside),
             variants,
         })

@@ -145,7 +145,7 @@ impl AblateArgs {
         };
         Ok(Bench {
             plan,
-            source: DataSource { dir, list: plan.list.clone(), points },
+            source: DataSource { dir, list: plan.list.clone(), points, clutter: plan.clutter.clone() },
             validation_print: format!("{:016x}", validation.fingerprint()?),
             validation,
             init_print,

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::train::DataArgs;
+use super::train::CropArgs;
 use crate::data::loader::Loader;
 use crate::train::config::RunConfig;
 use crate::train::device::DeviceKind;
@@ -36,7 +36,7 @@ struct TrainBench {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
     #[command(flatten)]
-    data: DataArgs,
+    data: CropArgs,
     /// Where to compute.
     #[arg(long, value_enum, default_value_t)]
     device: DeviceKind,

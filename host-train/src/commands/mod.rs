@@ -8,6 +8,7 @@ pub mod data;
 mod detect;
 mod eval;
 mod import_reference;
+mod mine;
 pub mod pack;
 pub mod quantize;
 mod reference_check;
@@ -48,6 +49,8 @@ enum Command {
     Train(train::TrainArgs),
     /// Train variants that each change one key, and print what each is worth.
     Ablate(ablate::AblateArgs),
+    /// Find the clutter that a model takes for targets, to train on.
+    Mine(mine::Mine),
     /// Average late checkpoints into one model, chosen on a validation list.
     Soup(soup::SoupArgs),
     /// Draw the curves of runs on an HTML page.
@@ -70,6 +73,7 @@ impl Cli {
             Command::Pack(command) => command.run(),
             Command::Train(command) => command.run(),
             Command::Ablate(command) => command.run(),
+            Command::Mine(command) => command.run(),
             Command::Soup(command) => command.run(),
             Command::Report(command) => command.run(),
             Command::Bench(command) => command.run(),

@@ -8,10 +8,9 @@ use candle_core::Device;
 use clap::Args;
 use serde_json::json;
 
-use super::train::DataArgs;
+use super::train::CropArgs;
 use crate::data::dataset::Dataset;
-use crate::data::patch::Patch;
-use crate::data::train_set::{Reading, TrainSet};
+use crate::data::train_set::{Reading, TrainSet, no_prior};
 use crate::model::{Msda, StateDict};
 use crate::soup::choice::{Mode, choose};
 use crate::soup::{Members, late_checkpoints, statistics};
@@ -30,7 +29,7 @@ pub struct SoupArgs {
     #[arg(long, value_enum)]
     mode: Mode,
     #[command(flatten)]
-    data: DataArgs,
+    data: CropArgs,
     /// List of validation images, none of them a training image: the only images that choose.
     #[arg(long)]
     val_list: PathBuf,
@@ -73,9 +72,10 @@ impl SoupArgs {
             (Dataset::open(&source.dir, &source.list)?, Dataset::open(&source.dir, &self.val_list)?);
         validation.require_masks()?;
         check_held_out(&training, &validation)?;
-        let reading = Reading { points: source.points, masks: false, resize_mask: false };
+        let reading = Reading { points: source.points.clone(), masks: false, resize_mask: false };
         // Crops need the points and no prior.
-        let set = TrainSet::read(&training, &reading, &|_, points| vec![Patch::default(); points.len()])?;
+        let mut set = TrainSet::read(&training, &reading, &no_prior)?;
+        source.add_clutter(&members.config, &mut set)?;
         let batches = statistics::batches(&set, &members.config, self.batches, &members.info)?;
         let fa_limit = members.config.evaluation.fa_limit;
         let validator = Validator::new(&validation, self.limit, fa_limit, &members.info, &Device::Cpu)?;

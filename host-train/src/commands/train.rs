@@ -29,7 +29,7 @@ pub struct TrainArgs {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
     #[command(flatten)]
-    data: DataArgs,
+    data: CropArgs,
     /// List of validation images, which need masks; without one nothing is validated.
     #[arg(long)]
     val_list: Option<PathBuf>,
@@ -67,6 +67,24 @@ pub struct DataArgs {
     point_kind: Kind,
 }
 
+/// Which crops are trained on.
+#[derive(Args, Debug)]
+pub struct CropArgs {
+    /// Images and points.
+    #[command(flatten)]
+    pub images: DataArgs,
+    /// Clutter that `gsacp mine` found; data.clutter_share of the crops are placed around it.
+    #[arg(long, value_name = "FILE")]
+    clutter: Option<PathBuf>,
+}
+
+impl CropArgs {
+    /// The source that was asked for.
+    pub fn source(&self) -> DataSource {
+        DataSource { clutter: self.clutter.clone(), ..self.images.source() }
+    }
+}
+
 impl DataArgs {
     /// The source that was asked for.
     pub fn source(&self) -> DataSource {
@@ -74,7 +92,7 @@ impl DataArgs {
             Some(path) => Source::File(path.clone()),
             None => Source::Masks { kind: self.point_kind, seed: POINT_SEED },
         };
-        DataSource { dir: self.data.clone(), list: self.list.clone(), points }
+        DataSource { dir: self.data.clone(), list: self.list.clone(), points, clutter: None }
     }
 }
 
@@ -87,7 +105,7 @@ impl TrainArgs {
         let own = (self.resume && self.config.is_none()).then(|| folder.config());
         let config = RunConfig::load(self.config.as_deref().or(own.as_deref()), &self.set)?;
         let validation = match &self.val_list {
-            Some(list) => Some(Dataset::open(&self.data.data, list)?),
+            Some(list) => Some(Dataset::open(&self.data.images.data, list)?),
             None => None,
         };
         let (mut trainer, set) =

@@ -21,6 +21,8 @@ pub struct Augment {
     pub crop: usize,
     /// Share of the crops that are placed around a random target, 0 to 1; the others are uniform over the image.
     pub target_share: f32,
+    /// Share of the crops, of all, that are placed around clutter instead (`gsacp mine`), in whichever image it is: 0 to 1.
+    pub clutter_share: f32,
     /// How far the target may lie from the middle of such a crop, per axis, as a share of the crop: 0 to 0.5.
     pub jitter: f32,
     /// Draw one of the eight flips and transposes.
@@ -35,7 +37,16 @@ pub struct Augment {
 
 impl Default for Augment {
     fn default() -> Self {
-        Self { crop: 128, target_share: 0.6, jitter: 0.35, flips: true, contrast: 0.2, brightness: 0.08, noise: 0.0 }
+        Self {
+            crop: 128,
+            target_share: 0.6,
+            clutter_share: 0.0,
+            jitter: 0.35,
+            flips: true,
+            contrast: 0.2,
+            brightness: 0.08,
+            noise: 0.0,
+        }
     }
 }
 
@@ -49,6 +60,7 @@ impl Augment {
         );
         for (key, value, most) in [
             ("target_share", self.target_share, 1.0),
+            ("clutter_share", self.clutter_share, 1.0),
             ("jitter", self.jitter, 0.5),
             ("contrast", self.contrast, 0.99),
             ("brightness", self.brightness, 1.0),
@@ -59,11 +71,11 @@ impl Augment {
         Ok(())
     }
 
-    /// Draws the crop of an image of `width`×`height` with targets at `points`. An image smaller than the crop is
-    /// placed at random inside it.
-    pub fn window(&self, rng: &mut ChaCha8Rng, width: usize, height: usize, points: &[Point]) -> Window {
+    /// Draws the crop of an image of `width`×`height`, with probability `share` around one of `points`. An image smaller
+    /// than the crop is placed at random inside it.
+    pub fn window(&self, rng: &mut ChaCha8Rng, width: usize, height: usize, points: &[Point], share: f32) -> Window {
         // Always the same number of draws, whatever is chosen: settings then change only what they name.
-        let near = rng.random::<f32>() < self.target_share;
+        let near = rng.random::<f32>() < share;
         let chosen = rng.random::<f32>();
         let place = [rng.random::<f32>(), rng.random::<f32>()];
         let symmetry: u8 = rng.random_range(0..8);

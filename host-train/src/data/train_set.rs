@@ -2,6 +2,7 @@
 //!
 //! A batch is a pure function of (settings, seed, epoch, index): whoever computes it, in whatever order, gets the same bits.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -14,9 +15,15 @@ use super::patch::Patch;
 use super::points::{self, Labels, Point, Source};
 use super::progress::Progress;
 use super::random::{permutation, stream};
+use rand::RngExt;
 
 /// Computes the local prior of every point of an image, in image coordinates: one patch per point, in order.
 pub type Prior<'a> = dyn Fn(&GrayImage, &[Point]) -> Vec<Patch> + Sync + 'a;
+
+/// Nothing around any point, where only the places of the points are needed.
+pub fn no_prior(_: &GrayImage, points: &[Point]) -> Vec<Patch> {
+    vec![Patch::default(); points.len()]
+}
 
 /// One image with its labels.
 #[derive(Clone, Debug)]
@@ -49,6 +56,8 @@ pub struct Reading {
 pub struct TrainSet {
     /// The images in the list's order; at least one.
     pub items: Vec<Item>,
+    /// Places that look like targets and are none: position of the image in `items`, and the place.
+    pub clutter: Vec<(usize, Point)>,
 }
 
 /// A point label in a crop, with its prior.
@@ -132,7 +141,26 @@ impl TrainSet {
                 item.patches.len()
             );
         }
-        Ok(Self { items })
+        Ok(Self { items, clutter: Vec::new() })
+    }
+
+    /// Adds the clutter of the file `path`, in the form of a points file. Errors: a file without any, an image that the
+    /// set does not have, a place outside its image.
+    pub fn read_clutter(&mut self, path: &Path) -> Result<()> {
+        let labels = points::read(path)?;
+        let numbers: HashMap<&str, usize> = self.items.iter().enumerate().map(|(i, item)| (&item.name[..], i)).collect();
+        let mut clutter = Vec::new();
+        for name in labels.keys() {
+            let &number = numbers.get(&name[..]).with_context(|| {
+                format!("the clutter of {} is of the image {name}, which is not trained on", path.display())
+            })?;
+            let StoredImage { width, height, .. } = self.items[number].image;
+            let places = points::points_of(&labels, path, name, width, height)?;
+            clutter.extend(places.iter().map(|&place| (number, place)));
+        }
+        ensure!(!clutter.is_empty(), "{} holds no clutter: mine at a lower --logit", path.display());
+        self.clutter = clutter;
+        Ok(())
     }
 
     /// Mean and deviation over all pixels, as [`Dataset::normalisation`].
@@ -155,7 +183,7 @@ impl TrainSet {
         let mut batch = Batch {
             epoch,
             index,
-            items: chosen.clone(),
+            items: Vec::new(),
             names: Vec::new(),
             windows: Vec::new(),
             images: Vec::new(),
@@ -163,10 +191,17 @@ impl TrainSet {
             seeds: Vec::new(),
             cut_off: Vec::new(),
         };
-        for (place, item) in chosen.into_iter().enumerate() {
-            let item = &self.items[item];
-            let mut rng = stream(plan.seed, "crop", epoch, (first + place) as u64);
-            let window = plan.augment.window(&mut rng, item.image.width, item.image.height, &item.points);
+        for (place, turn) in chosen.into_iter().enumerate() {
+            let number = (first + place) as u64;
+            let clutter = self.clutter_at(plan, epoch, number);
+            let turn = clutter.map_or(turn, |(image, _)| image);
+            let item = &self.items[turn];
+            let (width, height) = (item.image.width, item.image.height);
+            let mut rng = stream(plan.seed, "crop", epoch, number);
+            let window = match clutter {
+                Some((_, place)) => plan.augment.window(&mut rng, width, height, &[place], 1.0),
+                None => plan.augment.window(&mut rng, width, height, &item.points, plan.augment.target_share),
+            };
             let mut image = window.image(&item.image);
             plan.augment.tone(&mut rng, &mut image);
             let (mut seeds, mut cut_off) = (Vec::new(), Vec::new());
@@ -177,6 +212,7 @@ impl TrainSet {
                     None => cut_off.extend(patch),
                 }
             }
+            batch.items.push(turn);
             batch.names.push(item.name.clone());
             batch.windows.push(window);
             batch.images.push(image);
@@ -185,6 +221,13 @@ impl TrainSet {
             batch.cut_off.push(cut_off);
         }
         batch
+    }
+
+    /// The clutter that the crop `number` of an epoch is placed around, where it is.
+    fn clutter_at(&self, plan: &Plan, epoch: u64, number: u64) -> Option<(usize, Point)> {
+        let mut rng = stream(plan.seed, "clutter", epoch, number);
+        let due = !self.clutter.is_empty() && rng.random::<f32>() < plan.augment.clutter_share;
+        due.then(|| self.clutter[rng.random_range(0..self.clutter.len())])
     }
 }
 
@@ -265,6 +308,48 @@ mod tests {
             }
         }
         assert!(inside > 200 && outside > 5, "{inside} {outside}");
+    }
+
+    #[test]
+    fn its_share_of_the_crops_shows_clutter_whichever_image_s_turn_it_is() {
+        let mut set = lone_pixels();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("clutter.json");
+        std::fs::write(&path, r#"{"n2": [[20, 9]], "n7": [[1, 30], [30, 1]]}"#).unwrap();
+        set.read_clutter(&path).unwrap();
+        let mut plan = plan(5);
+        plan.augment.clutter_share = 0.5;
+        plan.augment.target_share = 0.0;
+        let (mut shown, mut images) = (0, [0; 10]);
+        for epoch in 0..200 {
+            let batch = set.batch(&plan, epoch, 1);
+            for (&item, window) in batch.items.iter().zip(&batch.windows) {
+                images[item] += 1;
+                shown += usize::from(set.clutter.iter().any(|(image, place)| {
+                    *image == item && window.crop_pixel(place.x as i32, place.y as i32).is_some()
+                }));
+            }
+        }
+        // Half of 1,000 crops, a third of them in n2 and the rest in n7, besides every image's turn.
+        assert!((450..650).contains(&shown), "{shown}");
+        assert!((180..260).contains(&images[2]) && (330..440).contains(&images[7]), "{images:?}");
+        assert!((30..75).contains(&images[0]), "{images:?}");
+    }
+
+    #[test]
+    fn clutter_of_an_unknown_image_or_outside_it_or_none_at_all_is_an_error_that_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("clutter.json");
+        for (text, said) in [
+            (r#"{"other": [[1, 1]]}"#, "other"),
+            (r#"{"n1": [[32, 1]]}"#, "(32, 1)"),
+            (r#"{"n1": []}"#, "no clutter"),
+            ("{}", "no clutter"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = format!("{:#}", lone_pixels().read_clutter(&path).unwrap_err());
+            assert!(error.contains(said) && error.contains("clutter.json"), "{error}");
+        }
     }
 
     #[test]

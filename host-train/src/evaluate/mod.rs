@@ -17,6 +17,7 @@ use crate::data::progress::Progress;
 
 mod buffers;
 pub mod calibrate;
+pub mod clutter;
 pub mod detector;
 pub mod logits;
 pub mod overlay;

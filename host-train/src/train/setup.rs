@@ -26,6 +26,26 @@ pub struct DataSource {
     pub list: PathBuf,
     /// Where the point labels come from.
     pub points: Source,
+    /// A file of clutter, from `gsacp mine`.
+    pub clutter: Option<PathBuf>,
+}
+
+impl DataSource {
+    /// Adds the clutter to `set`. Errors: a file that no crop would show, crops without a file, and what
+    /// [`TrainSet::read_clutter`] refuses.
+    pub fn add_clutter(&self, config: &RunConfig, set: &mut TrainSet) -> Result<()> {
+        let share = config.data.clutter_share;
+        match &self.clutter {
+            Some(path) => {
+                ensure!(share > 0.0, "data.clutter_share is 0, so --clutter {} would not be seen", path.display());
+                set.read_clutter(path)
+            }
+            None => {
+                ensure!(share == 0.0, "data.clutter_share is {share}: make clutter by `gsacp mine`, give it by --clutter");
+                Ok(())
+            }
+        }
+    }
 }
 
 /// Reads the data, with the priors of its points, and builds the trainer.
@@ -33,7 +53,8 @@ pub fn prepare(config: RunConfig, source: &DataSource, device: &Device) -> Resul
     let dataset = Dataset::open(&source.dir, &source.list)?;
     let reading =
         Reading { points: source.points.clone(), masks: config.supervision.needs_masks(), resize_mask: false };
-    let set = TrainSet::read(&dataset, &reading, &config.supervision.prior())?;
+    let mut set = TrainSet::read(&dataset, &reading, &config.supervision.prior())?;
+    source.add_clutter(&config, &mut set)?;
     let fingerprint = fingerprint(&dataset, &set)?;
     let total = config.schedule.total_steps(set.batches_per_epoch(config.schedule.batch) as u64);
     let trainer = Trainer::new(config, set.normalisation()?, total, fingerprint, code_version(), device)?;
@@ -81,7 +102,7 @@ fn round_maps(trainer: &mut Trainer, source: &DataSource) -> Result<()> {
     trainer.round_maps(pairs)
 }
 
-/// Files and point labels, hexadecimal: equal means the same training data.
+/// Files, point labels and clutter, hexadecimal: equal means the same training data.
 fn fingerprint(dataset: &Dataset, set: &TrainSet) -> Result<String> {
     let crc = Crc::<u64>::new(&CRC_64_XZ);
     let mut digest = crc.digest();
@@ -91,6 +112,11 @@ fn fingerprint(dataset: &Dataset, set: &TrainSet) -> Result<String> {
             digest.update(&point.x.to_le_bytes());
             digest.update(&point.y.to_le_bytes());
         }
+    }
+    for (image, place) in &set.clutter {
+        digest.update(&(*image as u64).to_le_bytes());
+        digest.update(&place.x.to_le_bytes());
+        digest.update(&place.y.to_le_bytes());
     }
     Ok(format!("{:016x}-{:016x}", dataset.fingerprint()?, digest.finalize()))
 }

@@ -1,0 +1,51 @@
+//! `gsacp mine`: the clutter that a model takes for targets, for training on.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::train::DataArgs;
+use crate::data::dataset::Dataset;
+use crate::data::points;
+use crate::data::train_set::{Reading, TrainSet, no_prior};
+use crate::evaluate::{self, Detector, Engine, clutter};
+
+/// Finds where a model fires away from every point, and writes the places for `gsacp train --clutter`.
+///
+/// Masks are not looked at, but to make the points where no points file is given. Train on with data.clutter_share
+/// above 0: a share of the crops is then placed around such a place, and the hardest background is met as often as it
+/// needs to be instead of once in a while.
+#[derive(Args)]
+pub struct Mine {
+    /// The model: a float or an int8 safetensors file.
+    #[arg(long, value_name = "FILE")]
+    model: PathBuf,
+    #[command(flatten)]
+    data: DataArgs,
+    /// Logit above which the model fires: below 0 to meet the clutter that is nearly taken for a target too.
+    #[arg(long, default_value_t = -1.0, allow_negative_numbers = true)]
+    logit: f32,
+    /// Pixels around a detection's box in which no point may lie.
+    #[arg(long, value_name = "PX", default_value_t = 8)]
+    away: u32,
+    /// The file to write, in the form of a points file.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+impl Mine {
+    /// Runs the command.
+    pub fn run(self) -> Result<()> {
+        let source = self.data.source();
+        let detector = Detector::load(&self.model, Engine::of_file(&self.model)?)?;
+        let reading = Reading { points: source.points.clone(), masks: false, resize_mask: false };
+        // Where a point is matters, not what is around it.
+        let set = TrainSet::read(&Dataset::open(&source.dir, &source.list)?, &reading, &no_prior)?;
+        let found = clutter::mine(&detector, &set, evaluate::to_steps(self.logit), self.away)?;
+        points::write(&self.out, &found)?;
+        let places: usize = found.values().map(Vec::len).sum();
+        println!("{places} places in {} of {} images: {}", found.len(), set.items.len(), self.out.display());
+        Ok(())
+    }
+}
