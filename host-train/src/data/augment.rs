@@ -304,7 +304,7 @@ mod tests {
         let mut rng = stream(1, "test", 0, 0);
         let mut starts = std::collections::HashSet::new();
         for _ in 0..400 {
-            let window = augment.window(&mut rng, 20, 10, &[]);
+            let window = augment.window(&mut rng, 20, 10, &[], augment.target_share);
             assert!((0..=4).contains(&window.x0) && (-6..=0).contains(&window.y0), "{window:?}");
             starts.insert((window.x0, window.y0));
         }
@@ -318,7 +318,7 @@ mod tests {
         let mut rng = stream(2, "test", 0, 0);
         let mut held = [0; 3];
         for _ in 0..300 {
-            let window = augment.window(&mut rng, 100, 80, &points);
+            let window = augment.window(&mut rng, 100, 80, &points, augment.target_share);
             for (count, point) in held.iter_mut().zip(points) {
                 *count += u32::from(window.crop_pixel(point.x as i32, point.y as i32).is_some());
             }
