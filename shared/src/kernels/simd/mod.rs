@@ -11,6 +11,10 @@
 mod conv;
 #[cfg(kernels = "dsp")]
 mod dsp;
+#[cfg(any(test, kernels = "vnni"))]
+mod float;
+#[cfg(any(test, kernels = "vnni"))]
+mod fma;
 #[cfg(kernels = "helium")]
 mod helium;
 mod micro;
@@ -71,6 +75,7 @@ mod x86 {
     use crate::kernels::{Map, MapMut};
     use crate::quant::{ConvChannel, Output};
 
+    pub use super::float::conv as conv_f32;
     pub use super::vnni::dots;
 
     /// See [`super::conv::convolve`]; the narrowest vector that holds all channels.
