@@ -329,7 +329,7 @@ fn copy<const LANES: usize>(from: &[f32], step: usize, channels: usize, to: &mut
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::kernels::conv::output_size;
     use crate::kernels::testing::{Stream, TestMap};
@@ -354,7 +354,7 @@ mod tests {
     }
 
     /// Every form that can run here, and the form of arrays that it must equal.
-    fn forms() -> Vec<(Isa, Isa)> {
+    pub fn forms() -> Vec<(Isa, Isa)> {
         let mut forms = std::vec![(Isa::Model(16), Isa::Model(16)), (Isa::Model(8), Isa::Model(8))];
         #[cfg(target_arch = "x86_64")]
         {
@@ -377,6 +377,7 @@ mod tests {
             (stride, dilation) in prop_oneof![Just((1usize, 1usize)), Just((2, 1)), Just((3, 1)), Just((1, 2)), Just((1, 3)), Just((1, 5))],
             h in 1usize..14, w in 1usize..40, cin in channels(), cout in channels(), gaps in (0usize..3, 0usize..3), relu: bool) {
             let (cin, cout) = if kernel < 5 { (cin, cout) } else { (cin % 24 + 1, cout % 24 + 1) };
+            let (h, w) = if cin * cout < 400 { (h, w) } else { (h % 4 + 1, w % 20 + 1) };
             let mut stream = Stream(seed);
             let window = Window { kernel, stride, dilation };
             let input = TestMap::new(|n| stream.reals(n), h, w, cin, gaps.0);
@@ -417,7 +418,7 @@ mod tests {
             let window = Window { kernel, stride, dilation };
             let input = TestMap::filled(1f32, 16, 640, channels, 0);
             let weights = std::vec![1f32; kernel * kernel * channels];
-            for (isa, _) in forms() {
+            for (isa, _) in forms().into_iter().filter(|(isa, model)| isa != model) {
                 let mut out = TestMap::filled(0f32, output_size(16, stride), output_size(640, stride), 1, 0);
                 assert_eq!(convolve(isa, window, false, &input.map(), &weights, &[0.0], &mut out.map_mut()), Ok(true));
                 assert_eq!(out.data[out.data.len() / 2 + 50], (kernel * kernel * channels) as f32);

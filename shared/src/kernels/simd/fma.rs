@@ -191,6 +191,52 @@ impl Quads<'_> {
     }
 }
 
+/// Rows of logits of the spatial gate: the 7×7 convs of its eight statistics, a band to a lane.
+#[derive(Debug, Clone, Copy)]
+pub struct Gate<'a> {
+    /// `[maximum, mean][row][pixel][band]`, from the first output's upper left tap on.
+    pub planes: &'a [f32],
+    /// Elements of a plane, and of a row.
+    pub plane: usize,
+    pub row: usize,
+    /// `[maximum, mean][kx][ky][band]`.
+    pub weights: &'a [[f32; 4]; 2 * GATE_KERNEL * GATE_KERNEL],
+    pub bias: [f32; 4],
+    /// Output pixels of a row; whole vectors are read and written.
+    pub count: usize,
+    /// Elements from one output row to the next.
+    pub out_row: usize,
+}
+
+/// Side of the spatial gate's window.
+pub const GATE_KERNEL: usize = 7;
+
+impl Gate<'_> {
+    fn fits(&self, out: usize) -> bool {
+        let row = self.count.next_multiple_of(QUAD_PIXELS) * 4;
+        let end = self.plane + (ROWS + GATE_KERNEL - 2) * self.row + (GATE_KERNEL - 1) * 4 + row;
+        end <= self.planes.len() && (ROWS - 1) * self.out_row + row <= out
+    }
+
+    /// [`ROWS`] rows, `[pixel][band]`; nothing where they do not fit.
+    pub fn run(&self, isa: Isa, out: &mut [f32]) {
+        if !self.fits(out.len()) {
+            return;
+        }
+        // SAFETY: `detect` saw the instructions, or a test did; `fits` checked every extent.
+        unsafe {
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => gate_avx512(self, out),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => gate_avx2(self, out),
+                #[cfg(test)]
+                Isa::Model(_) => gate::<[f32; 16], 4>(self, out),
+            }
+        }
+    }
+}
+
 /// A vector of f32. Loads and stores are at any alignment.
 trait Vector: Copy {
     const LANES: usize;
@@ -198,7 +244,7 @@ trait Vector: Copy {
     unsafe fn load(from: *const f32) -> Self;
     /// Four values, over and over.
     unsafe fn load_four(from: *const f32) -> Self;
-    /// Channel `I` of every four, four times.
+    /// Channel `I` of every four, four times; [`ALL`]: as it is.
     unsafe fn spread<const I: i32>(self) -> Self;
     /// self + a·b, rounded once.
     unsafe fn fma(self, a: Self, b: Self) -> Self;
@@ -292,6 +338,33 @@ unsafe fn quads<V: Vector, const K: usize, const G: usize>(run: &Quads, out: &mu
     }
 }
 
+/// `G` vectors of pixels a step.
+#[inline(always)]
+unsafe fn gate<V: Vector, const G: usize>(run: &Gate, out: &mut [f32]) {
+    for first in (0..run.count).step_by(G * V::LANES / 4) {
+        // SAFETY: `fits` saw whole vectors of pixels in all rows of both planes, and of the output.
+        unsafe {
+            let mut sums = [[V::load_four(run.bias.as_ptr()); G]; ROWS];
+            let mut weights = run.weights.as_ptr().cast::<f32>();
+            for plane in 0..2 {
+                for kx in 0..GATE_KERNEL {
+                    let from = run.planes.as_ptr().add(plane * run.plane + 4 * (kx + first));
+                    channel::<V, GATE_KERNEL, G, ALL>(from, run.row, weights, &mut sums);
+                    weights = weights.add(4 * GATE_KERNEL);
+                }
+            }
+            for (y, sums) in sums.into_iter().enumerate() {
+                for (g, sum) in sums.into_iter().enumerate() {
+                    sum.store(V::LANES, out.as_mut_ptr().add(y * run.out_row + 4 * first + g * V::LANES));
+                }
+            }
+        }
+    }
+}
+
+/// In place of a channel: each lane its own.
+const ALL: i32 = 4;
+
 /// Adds channel `I` of a block at one kx: for each input row the output rows it belongs to.
 #[inline(always)]
 unsafe fn channel<V: Vector, const K: usize, const G: usize, const I: i32>(
@@ -318,7 +391,7 @@ unsafe fn channel<V: Vector, const K: usize, const G: usize, const I: i32>(
                 }
             )*};
         }
-        row!(0 1 2 3 4 5 6 7);
+        row!(0 1 2 3 4 5 6 7 8 9);
     }
 }
 
@@ -370,7 +443,8 @@ impl Vector for __m512 {
                 0 => _mm512_permute_ps::<0x00>(self),
                 1 => _mm512_permute_ps::<0x55>(self),
                 2 => _mm512_permute_ps::<0xAA>(self),
-                _ => _mm512_permute_ps::<0xFF>(self),
+                3 => _mm512_permute_ps::<0xFF>(self),
+                _ => self,
             }
         }
     }
@@ -417,7 +491,8 @@ impl Vector for __m256 {
                 0 => _mm256_permute_ps::<0x00>(self),
                 1 => _mm256_permute_ps::<0x55>(self),
                 2 => _mm256_permute_ps::<0xAA>(self),
-                _ => _mm256_permute_ps::<0xFF>(self),
+                3 => _mm256_permute_ps::<0xFF>(self),
+                _ => self,
             }
         }
     }
@@ -476,6 +551,20 @@ unsafe fn quads_avx512(run: &Quads, out: &mut [f32]) {
 }
 
 #[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vl")]
+unsafe fn gate_avx512(run: &Gate, out: &mut [f32]) {
+    // SAFETY: forwarded.
+    unsafe { gate::<__m512, 4>(run, out) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn gate_avx2(run: &Gate, out: &mut [f32]) {
+    // SAFETY: forwarded.
+    unsafe { gate::<__m256, 2>(run, out) }
+}
+
+#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn quads_avx2(run: &Quads, out: &mut [f32]) {
     // SAFETY: forwarded.
@@ -497,7 +586,7 @@ impl<const N: usize> Vector for [f32; N] {
         core::array::from_fn(|i| unsafe { *from.add(i % 4) })
     }
     unsafe fn spread<const I: i32>(self) -> Self {
-        core::array::from_fn(|i| self[i / 4 * 4 + I as usize])
+        if I == ALL { self } else { core::array::from_fn(|i| self[i / 4 * 4 + I as usize]) }
     }
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         core::array::from_fn(|i| libm::fmaf(a[i], b[i], self[i]))

@@ -15,6 +15,8 @@ mod dsp;
 mod float;
 #[cfg(any(test, kernels = "vnni"))]
 mod fma;
+#[cfg(any(test, kernels = "vnni"))]
+mod gate;
 #[cfg(kernels = "helium")]
 mod helium;
 mod micro;
@@ -76,6 +78,7 @@ mod x86 {
     use crate::quant::{ConvChannel, Output};
 
     pub use super::float::conv as conv_f32;
+    pub use super::gate::gate as gate_f32;
     pub use super::vnni::dots;
 
     /// See [`super::conv::convolve`]; the narrowest vector that holds all channels.
