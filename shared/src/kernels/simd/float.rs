@@ -6,6 +6,7 @@
 //! Weights are packed for as many output channels at a time as fit, in the order in which they are used.
 
 use super::fma::{Isa, Lanes, QUAD_PIXELS, Quads, ROWS, Tap};
+use super::winograd;
 use crate::Error;
 use crate::kernels::conv::{MAX_PATCH, Window};
 use crate::kernels::{Map, MapMut};
@@ -32,6 +33,9 @@ pub fn conv(
     output: &mut MapMut<f32>,
 ) -> Result<bool, Error> {
     let Some(isa) = Isa::detect() else { return Ok(false) };
+    if winograd::conv(isa, window, relu, input, weights, bias, output) {
+        return Ok(true);
+    }
     convolve(isa, window, relu, input, weights, bias, output)
 }
 
@@ -338,7 +342,7 @@ pub(super) mod tests {
     use std::vec::Vec;
 
     /// The definition in f64 with the sum of magnitudes, in units of which a rounded sum is off by its number of terms.
-    fn naive(w: Window, input: &TestMap<f32>, weights: &[f32], y: isize, x: isize, o: usize) -> [f64; 2] {
+    pub fn naive(w: Window, input: &TestMap<f32>, weights: &[f32], y: isize, x: isize, o: usize) -> [f64; 2] {
         let (c, k) = (input.shape.channels, w.kernel);
         let reach = ((k - 1) * w.dilation / 2) as isize;
         let mut sums = [0.0; 2];

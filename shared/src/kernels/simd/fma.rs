@@ -238,7 +238,7 @@ impl Gate<'_> {
 }
 
 /// A vector of f32. Loads and stores are at any alignment.
-trait Vector: Copy {
+pub(super) trait Vector: Copy {
     const LANES: usize;
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
@@ -248,6 +248,8 @@ trait Vector: Copy {
     unsafe fn spread<const I: i32>(self) -> Self;
     /// self + a·b, rounded once.
     unsafe fn fma(self, a: Self, b: Self) -> Self;
+    unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
     /// The larger one; `low` where self is not a number.
     unsafe fn at_least(self, low: Self) -> Self;
     /// The first `count` lanes, at least one.
@@ -375,7 +377,10 @@ unsafe fn channel<V: Vector, const K: usize, const G: usize, const I: i32>(
 ) {
     // SAFETY: forwarded from `quads`.
     unsafe {
-        let weights: [V; K] = core::array::from_fn(|ky| V::load_four(weights.add(4 * ky)));
+        let mut taps = [V::splat(0.0); K];
+        for (ky, tap) in taps.iter_mut().enumerate() {
+            *tap = V::load_four(weights.add(4 * ky));
+        }
         macro_rules! row {
             ($($r:literal)*) => {$(
                 if $r < ROWS + K - 1 {
@@ -384,7 +389,7 @@ unsafe fn channel<V: Vector, const K: usize, const G: usize, const I: i32>(
                         let x = V::load(from.add(g * V::LANES)).spread::<I>();
                         for ky in 0..K {
                             if let Some(y) = usize::checked_sub($r, ky) && y < ROWS {
-                                sums[y][g] = sums[y][g].fma(weights[ky], x);
+                                sums[y][g] = sums[y][g].fma(taps[ky], x);
                             }
                         }
                     }
@@ -454,6 +459,16 @@ impl Vector for __m512 {
         unsafe { _mm512_fmadd_ps(a, b, self) }
     }
     #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: callers run where AVX-512 is.
+        unsafe { _mm512_add_ps(self, other) }
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        // SAFETY: callers run where AVX-512 is.
+        unsafe { _mm512_sub_ps(self, other) }
+    }
+    #[inline(always)]
     unsafe fn at_least(self, low: Self) -> Self {
         // SAFETY: callers run where AVX-512 is.
         unsafe { _mm512_max_ps(self, low) }
@@ -500,6 +515,16 @@ impl Vector for __m256 {
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         // SAFETY: callers run where FMA is.
         unsafe { _mm256_fmadd_ps(a, b, self) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: callers run where AVX is.
+        unsafe { _mm256_add_ps(self, other) }
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        // SAFETY: callers run where AVX is.
+        unsafe { _mm256_sub_ps(self, other) }
     }
     #[inline(always)]
     unsafe fn at_least(self, low: Self) -> Self {
@@ -590,6 +615,12 @@ impl<const N: usize> Vector for [f32; N] {
     }
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         core::array::from_fn(|i| libm::fmaf(a[i], b[i], self[i]))
+    }
+    unsafe fn add(self, other: Self) -> Self {
+        core::array::from_fn(|i| self[i] + other[i])
+    }
+    unsafe fn sub(self, other: Self) -> Self {
+        core::array::from_fn(|i| self[i] - other[i])
     }
     unsafe fn at_least(self, low: Self) -> Self {
         core::array::from_fn(|i| if self[i] > low[i] { self[i] } else { low[i] })

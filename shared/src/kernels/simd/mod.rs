@@ -24,6 +24,8 @@ mod micro;
 mod model;
 #[cfg(kernels = "vnni")]
 mod vnni;
+#[cfg(any(test, kernels = "vnni"))]
+mod winograd;
 
 #[cfg(any(kernels = "helium", kernels = "dsp"))]
 pub(super) use arm::*;
