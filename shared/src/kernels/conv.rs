@@ -42,8 +42,15 @@ pub fn conv_f32(
     input: Map<f32>,
     weights: &[f32],
     bias: &[f32],
-    output: MapMut<f32>,
+    #[cfg_attr(not(kernels = "vnni"), expect(unused_mut))] mut output: MapMut<f32>,
 ) -> Result<(), Error> {
+    #[cfg(kernels = "vnni")]
+    {
+        Tile::new(window, &input, &output, weights.len(), bias.len())?;
+        if super::simd::conv_f32(window, relu, &input, weights, bias, &mut output)? {
+            return Ok(());
+        }
+    }
     let low = if relu { 0.0 } else { f32::NEG_INFINITY };
     convolve::<f32, f32, _, _>(window, input, 0.0, weights, bias, output, |sum, bias| (sum + bias).max(low))
 }
@@ -355,7 +362,7 @@ mod tests {
 
         #[test]
         fn float_is_the_definition(window in windows(), seed: u64, h in 1usize..10, w in 1usize..40,
-            cin in 1usize..20, cout in 1usize..4, gaps in (0usize..3, 0usize..3), relu: bool) {
+            cin in 1usize..20, cout in 1usize..20, gaps in (0usize..3, 0usize..3), relu: bool) {
             let mut stream = Stream(seed);
             let bytes = TestMap::new(|n| stream.i8s(n), h, w, cin, gaps.0);
             let input = TestMap { data: bytes.data.iter().map(|&v| f32::from(v)).collect(), shape: bytes.shape };

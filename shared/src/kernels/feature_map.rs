@@ -90,6 +90,12 @@ impl<'a, T: Copy> Map<'a, T> {
         Map { data: self.data, shape: self.shape.flattened(flat) }
     }
 
+    /// The elements from the first channel of the pixel (`y`, `x`) on; none outside the map.
+    pub fn from(&self, y: usize, x: usize) -> &'a [T] {
+        let start = (y * self.shape.width + x).saturating_mul(self.shape.stride);
+        self.data.get(start..).unwrap_or_default()
+    }
+
     /// Row `y`; `None` outside the map.
     pub fn row(&self, y: usize) -> Option<Row<'a, T>> {
         let len = self.shape.width * self.shape.stride;

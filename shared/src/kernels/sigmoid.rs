@@ -7,9 +7,22 @@ pub const GATE_STEPS: i32 = 16;
 /// Fraction bits of [`gate`].
 pub const GATE_BITS: u32 = 15;
 
-/// σ(x) = 1/(1 + e^−x).
+/// σ(x) = 1/(1 + e^−x), within 3·10^−7 of its value, relatively down to e^−87 and 0 below. Without a branch or a call, so
+/// that a loop over it becomes vectors. e^−x is 2^n·e^r with |r| ≤ ½·ln 2 and a polynomial in r; not a number stays so.
+#[inline(always)]
 pub fn sigmoid_f32(x: f32) -> f32 {
-    1.0 / (1.0 + libm::expf(-x))
+    // 2^23 + 2^22: a sum with it is rounded to a whole number, which its low bits then hold.
+    const WHOLE: f32 = 12_582_912.0;
+    // ln 2 in two parts, of which the first has so few bits that n times it is exact.
+    const LN_2: [f32; 2] = [0.693_145_75, 1.428_606_8e-6];
+    let x = if x < -88.0 { -88.0 } else { x };
+    let x = if x > 88.0 { 88.0 } else { x };
+    let shifted = WHOLE - x * core::f32::consts::LOG2_E;
+    let n = shifted - WHOLE;
+    let r = -x - n * LN_2[0] - n * LN_2[1];
+    let tail = 0.5 + r * (0.166_666_66 + r * (0.041_666_65 + r * (0.008_333_6 + r * 0.001_392_5)));
+    let power = 1.0 + (r + r * r * tail);
+    1.0 / (1.0 + f32::from_bits(power.to_bits().wrapping_add(shifted.to_bits() << 23)))
 }
 
 /// σ of a logit in sixteenths (saturated to int8), in Q0.15.
@@ -66,10 +79,20 @@ mod tests {
     }
 
     #[test]
+    fn the_float_form_is_close_everywhere() {
+        for i in -110_000..=110_000 {
+            let x = i as f32 / 1000.0;
+            let exact = 1.0 / (1.0 + (-f64::from(x)).exp());
+            let error = (f64::from(sigmoid_f32(x)) - exact).abs();
+            assert!(error <= 3e-7 * exact || (x < -87.0 && error < 1e-37), "{x}: {error}");
+        }
+    }
+
+    #[test]
     fn the_float_form_survives_any_logit() {
         assert_eq!(sigmoid_f32(0.0), 0.5);
         assert_eq!(sigmoid_f32(f32::INFINITY), 1.0);
-        assert_eq!(sigmoid_f32(f32::NEG_INFINITY), 0.0);
-        assert!((f64::from(sigmoid_f32(1.0)) - 0.731_058_578_630_004_9).abs() < 1e-7);
+        assert!(sigmoid_f32(f32::NEG_INFINITY) < 1e-37);
+        assert!(sigmoid_f32(f32::NAN).is_nan());
     }
 }

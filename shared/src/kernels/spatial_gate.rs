@@ -53,10 +53,25 @@ pub fn spatial_gate_f32(
     input: Map<f32>,
     parameters: &[f32],
     scratch: &mut [f32],
-    mut output: MapMut<f32>,
+    #[cfg_attr(not(kernels = "vnni"), expect(unused_mut))] mut output: MapMut<f32>,
 ) -> Result<(), Error> {
     check(&input, &output)?;
     let (weights, bias) = bands_f32(parameters)?;
+    #[cfg(kernels = "vnni")]
+    if super::simd::gate_f32(&input, weights, bias, &mut output)? {
+        return Ok(());
+    }
+    sweep_f32(input, weights, bias, scratch, output)
+}
+
+/// As [`spatial_gate_f32`], in plain Rust.
+pub(super) fn sweep_f32(
+    input: Map<f32>,
+    weights: [&[f32]; 4],
+    bias: [f32; 4],
+    scratch: &mut [f32],
+    mut output: MapMut<f32>,
+) -> Result<(), Error> {
     sweep(input, 0.0, weights, scratch, statistics_f32, |y, x, pixel, sums| {
         let sum: f32 = sums.iter().zip(bias).map(|([max, mean], bias)| sigmoid_f32(max + mean + bias)).sum();
         for (out, x) in output.pixels_from_mut(y, x).next().into_iter().flatten().zip(pixel) {

@@ -30,6 +30,11 @@ impl Stream {
     pub fn f32s(&mut self, n: usize) -> Vec<f32> {
         (0..n).map(|_| (self.next() as i8) as f32 / 64.0).collect()
     }
+
+    /// In [−1, 1), with all bits of an f32's significand.
+    pub fn reals(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| (self.next() as i32) as f32 / (1u32 << 31) as f32).collect()
+    }
 }
 
 /// A map in a buffer of its own, readable at any coordinate.

@@ -11,6 +11,12 @@
 mod conv;
 #[cfg(kernels = "dsp")]
 mod dsp;
+#[cfg(any(test, kernels = "vnni"))]
+mod float;
+#[cfg(any(test, kernels = "vnni"))]
+mod fma;
+#[cfg(any(test, kernels = "vnni"))]
+mod gate;
 #[cfg(kernels = "helium")]
 mod helium;
 mod micro;
@@ -18,6 +24,8 @@ mod micro;
 mod model;
 #[cfg(kernels = "vnni")]
 mod vnni;
+#[cfg(any(test, kernels = "vnni"))]
+mod winograd;
 
 #[cfg(any(kernels = "helium", kernels = "dsp"))]
 pub(super) use arm::*;
@@ -71,6 +79,8 @@ mod x86 {
     use crate::kernels::{Map, MapMut};
     use crate::quant::{ConvChannel, Output};
 
+    pub use super::float::conv as conv_f32;
+    pub use super::gate::gate as gate_f32;
     pub use super::vnni::dots;
 
     /// See [`super::conv::convolve`]; the narrowest vector that holds all channels.
