@@ -8,21 +8,23 @@
 //! What depends on the core is a handful of inner loops in `helium`, `dsp` and `vnni`, behind safe functions that check
 //! every extent; what walks a map is the same code for all, and is tested on the host over a plain model of those of Arm.
 
+#[cfg(any(test, kernels = "helium", kernels = "dsp"))]
 mod conv;
 #[cfg(kernels = "dsp")]
 mod dsp;
 #[cfg(kernels = "helium")]
 mod helium;
+#[cfg(any(test, kernels = "helium", kernels = "dsp"))]
 mod micro;
 #[cfg(test)]
 mod model;
 #[cfg(kernels = "vnni")]
-mod vnni;
+pub(super) mod x86;
 
 #[cfg(any(kernels = "helium", kernels = "dsp"))]
 pub(super) use arm::*;
 #[cfg(kernels = "vnni")]
-pub(super) use x86::*;
+pub(super) use x86::{conv::conv, dots};
 
 /// The operations over an Arm core.
 #[cfg(any(kernels = "helium", kernels = "dsp"))]
@@ -58,38 +60,6 @@ mod arm {
         output: &mut MapMut<i8>,
     ) -> Result<bool, Error> {
         super::conv::convolve::<Core>(window, input, zero_in, weights, channels, place, output)
-    }
-}
-
-/// The operations over AVX-512 VNNI, where the processor has it.
-#[cfg(kernels = "vnni")]
-mod x86 {
-    use super::conv::convolve;
-    use super::vnni::{Vnni, is_there};
-    use crate::Error;
-    use crate::kernels::conv::Window;
-    use crate::kernels::{Map, MapMut};
-    use crate::quant::{ConvChannel, Output};
-
-    pub use super::vnni::dots;
-
-    /// See [`super::conv::convolve`]; the narrowest vector that holds all channels.
-    pub fn conv(
-        window: Window,
-        input: &Map<i8>,
-        zero_in: i8,
-        weights: &[i8],
-        channels: &[ConvChannel],
-        place: Output,
-        output: &mut MapMut<i8>,
-    ) -> Result<bool, Error> {
-        let form = match channels.len() {
-            _ if !is_there() => return Ok(false),
-            ..=4 => convolve::<Vnni<4>>,
-            5..=8 => convolve::<Vnni<8>>,
-            _ => convolve::<Vnni<16>>,
-        };
-        form(window, input, zero_in, weights, channels, place, output)
     }
 }
 
