@@ -9,7 +9,7 @@
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
 
-use super::quads::{PIXELS, Planes, constant, quads};
+use super::quads::{PIXELS, Planes, constant, interleave, quads};
 use super::requantise::{Factor, Place};
 use crate::Error;
 use crate::kernels::conv::Window;
@@ -25,6 +25,10 @@ const BLOCK: usize = 64;
 const PADDED: usize = 24 * 1024;
 /// Most words of weights of an output channel.
 const TAPS: usize = 1024;
+/// Output pixels whose results are brought together at one time.
+const MOST: usize = 64;
+/// Words of those results: as many of every quad.
+const RESULTS: usize = BLOCK / 4 * MOST;
 /// Most output pixels of a run.
 const RUN: usize = 512;
 
@@ -84,16 +88,23 @@ impl Layout {
         self.quads * self.plane
     }
 
-    /// Where the words of every tap of the output row that begins with tap row `first` begin, in the weights' order.
-    fn offsets(&self, first: usize, offsets: &mut [u32]) {
+    /// Where the words of every tap begin, in the weights' order, twice over: an output row that begins with another row
+    /// of the ring has the same taps from that row's on ([`Self::turned`]).
+    fn offsets(&self, offsets: &mut [u32]) {
         let Window { kernel, stride, dilation } = self.window;
-        let cells = (0..kernel * kernel).map(|cell| (cell / kernel, cell % kernel * dilation));
-        let starts = cells.map(|(ky, x)| (first + ky) % kernel * self.row() + x % stride * self.columns + x / stride);
+        let cells = (0..2 * kernel * kernel).map(|cell| (cell / kernel % kernel, cell % kernel * dilation));
+        let starts = cells.map(|(row, x)| row * self.row() + x % stride * self.columns + x / stride);
         for (offsets, start) in offsets.chunks_mut(self.quads).zip(starts) {
             for (q, offset) in offsets.iter_mut().enumerate() {
                 *offset = (start + q * self.plane) as u32;
             }
         }
+    }
+
+    /// The offsets of the output row whose first tap row is `first`.
+    fn turned<'a>(&self, offsets: &'a [u32], first: usize) -> Option<&'a [u32]> {
+        let start = first % self.window.kernel * (self.taps / self.window.kernel);
+        offsets.get(start..start + self.taps)
     }
 }
 
@@ -120,9 +131,10 @@ fn layer(
     if block == 0 || !channels.iter().all(|channel| HighWord::new(channel.scale, 32).is_some()) {
         return None;
     }
-    let (mut ring, mut offsets, mut padded) = (MaybeUninit::uninit(), [0; TAPS], [0; PADDED]);
+    let (mut ring, mut offsets, mut padded) = (MaybeUninit::uninit(), [0; 2 * TAPS], [0; PADDED]);
     let words = filled(&mut ring, layout.room(), constant(zero_in, from.channels)[0]);
-    let offsets = offsets.get_mut(..layout.taps)?;
+    layout.offsets(offsets.get_mut(..2 * layout.taps)?);
+    let mut results = [0; RESULTS];
 
     for first in (0..channels.len()).step_by(block) {
         let channels = channels.get(first..channels.len().min(first + block))?;
@@ -143,10 +155,10 @@ fn layer(
                         enter(&layout, input, zero_in, (residue + row * dilation, x * stride), count, &mut planes);
                     }
                     entered = n * stride + kernel;
-                    layout.offsets(n * stride, offsets);
+                    let offsets = layout.turned(&offsets, n * stride)?;
                     let out = output.from_mut(y, x).get_mut(first..)?;
-                    let run = Run { words, offsets, weights, constants: constants.get(..channels.len())?, place };
-                    run.compute(count, to.stride, out)?;
+                    let run = Run { words, offsets, weights, constants: &constants, channels: channels.len(), place };
+                    run.compute(count, to.stride, &mut results, out)?;
                 }
             }
         }
@@ -222,166 +234,94 @@ struct Run<'a> {
     offsets: &'a [u32],
     /// One word for each tap, channel after channel.
     weights: &'a [i8],
-    /// Of each channel.
-    constants: &'a [Constants],
+    /// Of each channel, and of others that do not count.
+    constants: &'a [Constants; BLOCK],
+    channels: usize,
     place: Place,
 }
 
 impl Run<'_> {
     /// `count` pixels of all channels, `step` elements apart. `None` where something is not there.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn compute(&self, count: usize, step: usize, out: &mut [i8]) -> Option<()> {
-        let (channels, last) = (self.constants.len(), *self.offsets.iter().max()? as usize);
+    fn compute(&self, count: usize, step: usize, results: &mut [u32; RESULTS], out: &mut [i8]) -> Option<()> {
+        let (channels, last) = (self.channels, *self.offsets.iter().max()? as usize);
         let there = last + count.next_multiple_of(PIXELS) <= self.words.len()
             && self.weights.len() >= 4 * channels * self.offsets.len()
-            && count.checked_sub(1)? * step + channels <= out.len()
-            && channels <= step;
+            && (1..=BLOCK).contains(&channels);
         if !there {
             return None;
         }
-        let mut x = 0;
-        while x < count {
-            let vectors = (count - x).div_ceil(PIXELS);
-            let mut o = 0;
-            while o < channels {
-                let many = channels - o > 4;
-                let tile = Tile { x, o, pixels: count - x, step };
-                // SAFETY: all words of pixels up to `count`, whole vectors taken, all weights and all results of the
-                // channels are there, as checked.
-                unsafe {
-                    let out = out.as_mut_ptr().add(x * step + o);
-                    match (vectors, many) {
-                        (4.., _) => self.tile::<4, 4>(tile, out),
-                        (2.., true) => self.tile::<2, 8>(tile, out),
-                        (2.., false) => self.tile::<2, 4>(tile, out),
-                        (_, true) => self.tile::<1, 8>(tile, out),
-                        (_, false) => self.tile::<1, 4>(tile, out),
+        for x in (0..count).step_by(MOST) {
+            let pixels = (count - x).min(MOST);
+            let mut done = 0;
+            while done < pixels {
+                let vectors = (pixels - done).div_ceil(PIXELS);
+                let many = channels > 4 && vectors < 4;
+                for o in (0..channels).step_by(if many { 8 } else { 4 }) {
+                    // SAFETY: all words of pixels up to `count`, whole vectors taken, and all weights of the channels
+                    // are there, as checked; `results` has `MOST` pixels of all quads of as many channels as may be.
+                    unsafe {
+                        let to = results.as_mut_ptr().add(o / 4 * MOST + done);
+                        match (vectors, many) {
+                            (4.., _) => self.tile::<4, 4>(x + done, o, to),
+                            (2.., true) => self.tile::<2, 8>(x + done, o, to),
+                            (2.., false) => self.tile::<2, 4>(x + done, o, to),
+                            (_, true) => self.tile::<1, 8>(x + done, o, to),
+                            (_, false) => self.tile::<1, 4>(x + done, o, to),
+                        }
                     }
                 }
-                o += if many && vectors < 4 { 8 } else { 4 };
+                done += PIXELS * if vectors < 4 { vectors.min(2) } else { 4 };
             }
-            x += PIXELS * if vectors >= 4 { 4 } else { vectors.min(2) };
+            interleave(results, MOST, channels, pixels, out.get_mut(x * step..)?, step)?;
         }
         Some(())
     }
 
-    /// `P` vectors of pixels by `O` channels, or what there is of both.
+    /// The quads of `P` vectors of pixels from pixel `x` on by `O` channels from channel `o` on, to `to`.
     ///
     /// # Safety
-    /// The words of all taps from pixel `x` on, for `P` vectors; the weights of all channels; and room for the pixels and
-    /// channels that there are. There is a channel `o` and a pixel `x`.
+    /// The words of all taps and the weights of all channels are there; `o` is a channel; and `to` has room for the
+    /// vectors, at every `MOST`th word for another quad.
+    #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn tile<const P: usize, const O: usize>(&self, tile: Tile, out: *mut i8) {
-        let Tile { x, o: first, pixels, step } = tile;
-        let (taps, last) = (self.offsets.len(), self.constants.len() - 1);
+    unsafe fn tile<const P: usize, const O: usize>(&self, x: usize, o: usize, to: *mut u32) {
         let words = self.words.as_ptr().wrapping_add(x);
+        let constants = self.constants.as_ptr().wrapping_add(o);
         let mut weights = [self.weights.as_ptr().cast::<i32>(); O];
-        let mut constants = [Constants::default(); O];
         let mut sums = [[_mm512_setzero_si512(); P]; O];
-        for o in 0..O {
-            // A channel beyond the last one is the last one once more.
-            let channel = (first + o).min(last);
-            weights[o] = weights[o].wrapping_add(channel * taps);
-            constants[o] = self.constants[channel];
-            sums[o] = [_mm512_set1_epi32(constants[o].bias); P];
-        }
-        // SAFETY: the promise of the caller.
+        // SAFETY: the promise of the caller; a channel beyond the last one has the weights of the last one once more, and
+        // constants of its own.
         unsafe {
+            for i in 0..O {
+                weights[i] = weights[i].add((o + i).min(self.channels - 1) * self.offsets.len());
+                sums[i] = [_mm512_set1_epi32((*constants.add(i)).bias); P];
+            }
             for (t, &offset) in self.offsets.iter().enumerate() {
                 let mut taps = [_mm512_setzero_si512(); P];
                 for p in 0..P {
                     taps[p] = _mm512_loadu_si512(words.add(offset as usize + p * PIXELS).cast());
                 }
-                for o in 0..O {
-                    let weight = _mm512_set1_epi32(weights[o].add(t).read_unaligned());
+                for i in 0..O {
+                    let weight = _mm512_set1_epi32(weights[i].add(t).read_unaligned());
                     for p in 0..P {
-                        sums[o][p] = _mm512_dpbusd_epi32(sums[o][p], taps[p], weight);
+                        sums[i][p] = _mm512_dpbusd_epi32(sums[i][p], taps[p], weight);
                     }
                 }
             }
-            let channels = last + 1 - first;
-            for p in 0..P {
-                let pixels = pixels.saturating_sub(p * PIXELS).min(PIXELS);
-                let out = out.wrapping_add(p * PIXELS * step);
-                let mut quads = [_mm512_setzero_si512(); 2];
-                for q in 0..O / 4 {
-                    let mut of = [_mm512_setzero_si512(); 4];
-                    for i in 0..4 {
-                        of[i] = constants[4 * q + i].factor.apply(sums[4 * q + i][p]);
+            // Written out, so that the sums stay in registers: LLVM does not unroll loops of this length.
+            macro_rules! finish {
+                ($($p:literal $q:literal),*) => {$(
+                    if $p < P && 4 * $q < O {
+                        let mut of = [_mm512_setzero_si512(); 4];
+                        for i in 0..4 {
+                            of[i] = (*constants.add(4 * $q + i)).factor.apply(sums[4 * $q + i][$p]);
+                        }
+                        _mm512_storeu_si512(to.add($q * MOST + $p * PIXELS).cast(), self.place.quad(of));
                     }
-                    quads[q] = self.place.quad(of);
-                }
-                if O == 8 && channels >= 8 {
-                    store_pairs(quads, out, step, pixels);
-                } else {
-                    store_quad(quads[0], out, step, pixels, channels.min(4));
-                    if O == 8 {
-                        store_quad(quads[1], out.wrapping_add(4), step, pixels, (channels - 4).min(4));
-                    }
-                }
+                )*};
             }
-        }
-    }
-}
-
-/// Which pixels and channels of a [`Run`]: from pixel `x` and channel `o` on.
-struct Tile {
-    x: usize,
-    o: usize,
-    /// Pixels that there are.
-    pixels: usize,
-    /// Elements from one pixel to the next.
-    step: usize,
-}
-
-/// # Safety
-/// `out` has room for `channels` bytes, at most four, at every `step`th of `pixels` places, at most sixteen.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn store_quad(quad: __m512i, out: *mut i8, step: usize, pixels: usize, channels: usize) {
-    // SAFETY: the promise of the caller.
-    unsafe {
-        if step == 4 && channels == 4 {
-            _mm512_mask_storeu_epi32(out.cast(), ((1u32 << pixels) - 1) as __mmask16, quad);
-            return;
-        }
-        let mut words = [[0i8; 4]; PIXELS];
-        _mm512_storeu_si512(words.as_mut_ptr().cast(), quad);
-        for (i, word) in words.iter().enumerate().take(pixels) {
-            let out = out.add(i * step);
-            if channels == 4 {
-                out.cast::<[i8; 4]>().write(*word);
-            } else {
-                for (c, &value) in word.iter().enumerate().take(channels) {
-                    out.add(c).write(value);
-                }
-            }
-        }
-    }
-}
-
-/// # Safety
-/// `out` has room for eight bytes at every `step`th of `pixels` places, at most sixteen.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn store_pairs([first, second]: [__m512i; 2], out: *mut i8, step: usize, pixels: usize) {
-    // Pixels 4l, 4l + 1 and 4l + 2, 4l + 3 in lane l.
-    let (low, high) = (_mm512_unpacklo_epi32(first, second), _mm512_unpackhi_epi32(first, second));
-    let front = _mm512_permutex2var_epi64(low, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), high);
-    let back = _mm512_permutex2var_epi64(low, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), high);
-    // SAFETY: the promise of the caller.
-    unsafe {
-        if step == 8 {
-            let mask = (1u32 << pixels) - 1;
-            _mm512_mask_storeu_epi64(out.cast(), mask as __mmask8, front);
-            _mm512_mask_storeu_epi64(out.wrapping_add(64).cast(), (mask >> 8) as __mmask8, back);
-            return;
-        }
-        let mut words = [[0i8; 8]; PIXELS];
-        _mm512_storeu_si512(words.as_mut_ptr().cast(), front);
-        _mm512_storeu_si512(words.as_mut_ptr().add(8).cast(), back);
-        for (i, word) in words.iter().enumerate().take(pixels) {
-            out.add(i * step).cast::<[i8; 8]>().write(*word);
+            finish!(0 0, 1 0, 2 0, 3 0, 0 1, 1 1);
         }
     }
 }

@@ -10,14 +10,14 @@ use crate::quant::Output;
 pub struct Factor {
     factor: i32,
     half: i32,
-    shift: i32,
+    shift: u64,
 }
 
 impl Factor {
     /// `None` where sums have to be shifted.
     pub fn new(high: HighWord) -> Option<Self> {
         let half = 1i32.checked_shl(high.shift.checked_sub(1)?)?;
-        (high.before == 0).then_some(Factor { factor: high.factor, half, shift: high.shift as i32 })
+        (high.before == 0).then_some(Factor { factor: high.factor, half, shift: high.shift.into() })
     }
 
     /// [`HighWord::apply`].
@@ -29,7 +29,8 @@ impl Factor {
         let even = _mm512_mul_epi32(sums, factor);
         let odd = _mm512_mul_epi32(_mm512_srli_epi64::<32>(sums), factor);
         let high = _mm512_mask_shuffle_epi32::<0b11_11_01_01>(odd, 0x5555, even);
-        _mm512_srav_epi32(_mm512_add_epi32(high, _mm512_set1_epi32(self.half)), _mm512_set1_epi32(self.shift))
+        let shift = _mm_cvtsi64_si128(self.shift as i64);
+        _mm512_sra_epi32(_mm512_add_epi32(high, _mm512_set1_epi32(self.half)), shift)
     }
 }
 
