@@ -1,5 +1,6 @@
 //! Sum of two maps of one shape, with or without ReLU.
 
+use super::lanes::{map2, widest};
 use super::rescale::{Int8Place, Int8Sum};
 use super::{Map, MapMut};
 use crate::Error;
@@ -22,7 +23,7 @@ pub fn add_int8(
     output: MapMut<i8>,
 ) -> Result<(), Error> {
     if let (Some(scale), Some(place)) = (Int8Sum::new(scale, zeros), Int8Place::new(place)) {
-        return zip(a, b, output, |a, b| place.place(scale.apply(a, b)));
+        return widest(#[inline(always)] || zip(a, b, output, |a, b| place.place(scale.apply(a, b))));
     }
     let [zero_a, zero_b] = zeros;
     zip(a, b, output, |a, b| {
@@ -31,21 +32,17 @@ pub fn add_int8(
     })
 }
 
+#[inline(always)]
 fn zip<T: Copy>(a: Map<T>, b: Map<T>, mut output: MapMut<T>, sum: impl Fn(T, T) -> T) -> Result<(), Error> {
     if !a.shape().same_size(&output.shape()) || !b.shape().same_size(&output.shape()) {
         return Err(Error::Shape);
     }
-    let each = |a: &[T], b: &[T], out: &mut [T]| {
-        for ((&a, &b), out) in a.iter().zip(b).zip(out) {
-            *out = sum(a, b);
-        }
-    };
     if let (Some(a), Some(b), Some(out)) = (a.dense(), b.dense(), output.dense_mut()) {
-        each(a, b, out);
+        a.iter().zip(b).zip(out).for_each(|((&a, &b), out)| *out = sum(a, b));
         return Ok(());
     }
     for ((a, b), out) in a.pixels().zip(b.pixels()).zip(output.pixels_mut()) {
-        each(a, b, out);
+        map2(a, b, out, &sum);
     }
     Ok(())
 }

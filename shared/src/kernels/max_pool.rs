@@ -1,10 +1,11 @@
 //! Maximum over squares of 2, 4, 8 or 16 pixels, stride the same. Exact in both forms: the scale does not change.
 
+use super::lanes::{fold, widest};
 use super::{Map, MapMut};
 use crate::Error;
 
 /// `output` has 1/`size` of the input's height and width, which are multiples of `size`.
-pub fn max_pool<T: Copy + PartialOrd>(size: usize, input: Map<T>, mut output: MapMut<T>) -> Result<(), Error> {
+pub fn max_pool<T: Copy + PartialOrd>(size: usize, input: Map<T>, output: MapMut<T>) -> Result<(), Error> {
     let (from, to) = (input.shape(), output.shape());
     if !matches!(size, 2 | 4 | 8 | 16) {
         return Err(Error::Unsupported);
@@ -12,16 +13,18 @@ pub fn max_pool<T: Copy + PartialOrd>(size: usize, input: Map<T>, mut output: Ma
     if from.height != size * to.height || from.width != size * to.width || from.channels != to.channels {
         return Err(Error::Shape);
     }
-    for y in 0..to.height {
+    widest(#[inline(always)] || pool(size, input, output))
+}
+
+#[inline(always)]
+fn pool<T: Copy + PartialOrd>(size: usize, input: Map<T>, mut output: MapMut<T>) -> Result<(), Error> {
+    for y in 0..output.shape().height {
         for dy in 0..size {
             let row = input.row(y * size + dy).ok_or(Error::Shape)?;
             for (group, out) in row.groups(size).zip(output.pixels_from_mut(y, 0)) {
                 for (dx, pixel) in group.enumerate() {
-                    for (out, &value) in out.iter_mut().zip(pixel) {
-                        if (dy == 0 && dx == 0) || value > *out {
-                            *out = value;
-                        }
-                    }
+                    let first = dy == 0 && dx == 0;
+                    fold(pixel, out, |value, most| if first || value > most { value } else { most });
                 }
             }
         }

@@ -10,6 +10,7 @@ pub mod conv;
 pub mod dot;
 pub mod feature_map;
 pub mod haar;
+mod lanes;
 pub mod max_pool;
 mod rescale;
 pub mod sigmoid;

@@ -105,7 +105,7 @@ pub fn spatial_gate_int8(
     scale: Multiplier,
     place: Output,
     scratch: &mut [i16],
-    output: MapMut<i8>,
+    #[cfg_attr(not(kernels = "vnni"), expect(unused_mut))] mut output: MapMut<i8>,
 ) -> Result<(), Error> {
     check(&input, &output)?;
     let bands: &[GateBand; 4] = bands.try_into().map_err(|_| Error::WrongLength { expected: 4, found: bands.len() })?;
@@ -117,6 +117,10 @@ pub fn spatial_gate_int8(
     // Twice a band is at most 1020 in magnitude, and channels are at most 2^8.
     let mean = HighWord::new(mean, 18).ok_or(Error::Unsupported)?;
     let weights = weights.each_ref().map(|band| band.as_slice());
+    #[cfg(kernels = "vnni")]
+    if let Some(gate) = super::simd::x86::gate::Gate::new(zero_in, weights, bands, input.shape().channels, mean, scale, place) {
+        return gate.run(&input, &mut output).ok_or(Error::Shape);
+    }
     let layer = Int8Layer { zero: zero_in, weights, logits: bands.each_ref().map(Logit::new), mean };
     if let (Some(scale), Some(place)) = (HighWord::new(scale, 32), Int8Place::new(place)) {
         return layer.run(input, scratch, output, |product| place.place(scale.apply(product)));

@@ -3,6 +3,7 @@
 //! With D = 2n − 1, p·(n−1) = i·D + f splits into the left neighbour i and its integer weights D − f and f, so the int8
 //! form is an exact integer sum over both axes, and one multiplier carries the scales and both denominators.
 
+use super::lanes::{map4, widest};
 use super::rescale::{HighWord, Int8Place};
 use super::{Map, MapMut};
 use crate::Error;
@@ -62,12 +63,13 @@ pub fn upsample2_int8(
     let denominator = denominator.and_then(|d| NonZeroU32::new(d as u32)).ok_or(Error::Unsupported)?;
     let scale = scale.over(denominator);
     if let (Some(scale), Some(place)) = (HighWord::new(scale, 32), Int8Place::new(place)) {
-        return blend_int8(input, zero_in, output, |sum| place.place(scale.apply(sum)));
+        return widest(#[inline(always)] || blend_int8(input, zero_in, output, |sum| place.place(scale.apply(sum))));
     }
     blend_int8(input, zero_in, output, |sum| i8::narrow(place.place(scale.apply(sum))))
 }
 
 /// `finish` makes an int8 value of the exact sum, which is in units of both denominators.
+#[inline(always)]
 fn blend_int8(input: Map<i8>, zero: i32, output: MapMut<i8>, finish: impl Fn(i32) -> i8 + Copy) -> Result<(), Error> {
     upsample(input, output, |[top, bottom]: [i32; 2], [left, right]: [i32; 2]| {
         move |taps: [i8; 4]| {
@@ -98,6 +100,7 @@ impl Weight for i32 {
     }
 }
 
+#[inline(always)]
 fn upsample<T: Copy, W: Weight, F: Fn([T; 4]) -> T>(
     input: Map<T>,
     mut output: MapMut<T>,
@@ -116,9 +119,7 @@ fn upsample<T: Copy, W: Weight, F: Fn([T; 4]) -> T>(
             let (Some(a), Some(c)) = (upper.pixel(column), lower.pixel(column)) else { return Err(Error::Shape) };
             let (b, d) = (upper.pixel(column + 1).unwrap_or(a), lower.pixel(column + 1).unwrap_or(c));
             let blend = at([W::weight(top), W::weight(bottom)], [W::weight(left), W::weight(right)]);
-            for (((&a, &b), (&c, &d)), out) in a.iter().zip(b).zip(c.iter().zip(d)).zip(out) {
-                *out = blend([a, b, c, d]);
-            }
+            map4([a, b, c, d], out, blend);
         }
     }
     Ok(())

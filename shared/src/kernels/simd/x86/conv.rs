@@ -223,7 +223,7 @@ impl Constants {
     fn new(channel: &ConvChannel, weights: &[i8]) -> Option<Self> {
         let sum = weights.iter().fold(0i32, |sum, &w| sum.wrapping_add(w.into()));
         let bias = channel.bias.wrapping_sub(sum.wrapping_mul(128));
-        Some(Constants { bias, factor: Factor::new(HighWord::new(channel.scale, 32)?)? })
+        Some(Constants { bias, factor: Factor::new(HighWord::new(channel.scale, 32)?) })
     }
 }
 

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub mod conv;
+pub mod gate;
 mod quads;
 mod requantise;
 
@@ -50,7 +51,8 @@ pub fn level() -> Level {
     }
 }
 
-/// Runs `work`, compiled once more for the widest vectors that the processor has: the same code, and the same bits.
+/// Runs `work`, compiled once more for the widest vectors that the processor has: the same code, and the same bits. It
+/// and all that it calls must be `#[inline(always)]`.
 #[inline(always)]
 pub fn widest<R>(work: impl FnOnce() -> R) -> R {
     match level() {
@@ -74,7 +76,9 @@ fn over_256_bits<R>(work: impl FnOnce() -> R) -> R {
 
 /// See [`crate::kernels::dot::Tap::dots`].
 pub fn dots(patches: &[i16], step: usize, row: &[i16], sums: &mut [i32]) {
-    widest(|| {
+    widest(
+        #[inline(always)]
+        || {
         for (i, sum) in sums.iter_mut().enumerate() {
             if let Some(patch) = patches.get(i * step..i * step + row.len()) {
                 *sum = crate::kernels::dot::dot_i16(patch, row);

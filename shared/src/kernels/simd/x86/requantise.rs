@@ -5,7 +5,7 @@ use core::arch::x86_64::*;
 use crate::kernels::rescale::HighWord;
 use crate::quant::Output;
 
-/// A [`HighWord`] whose sums need no shift before they are multiplied, in every lane.
+/// A [`HighWord`] in every lane, for sums that have been shifted as it says.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Factor {
     factor: i32,
@@ -14,13 +14,13 @@ pub struct Factor {
 }
 
 impl Factor {
-    /// `None` where sums have to be shifted.
-    pub fn new(high: HighWord) -> Option<Self> {
-        let half = 1i32.checked_shl(high.shift.checked_sub(1)?)?;
-        (high.before == 0).then_some(Factor { factor: high.factor, half, shift: high.shift.into() })
+    /// Shifts are 1…30.
+    pub fn new(high: HighWord) -> Self {
+        let half = 1i32.wrapping_shl(high.shift.wrapping_sub(1));
+        Factor { factor: high.factor, half, shift: high.shift.into() }
     }
 
-    /// [`HighWord::apply`].
+    /// [`HighWord::apply`], but for its first shift.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     pub fn apply(&self, sums: __m512i) -> __m512i {
