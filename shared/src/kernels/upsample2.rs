@@ -5,14 +5,14 @@
 
 use super::lanes::{map4, widest};
 use super::rescale::{HighWord, Int8Place};
-use super::{Map, MapMut};
+use super::{Map, MapMut, Shape};
 use crate::Error;
 use crate::quant::{Multiplier, Output, Quantised};
 use core::num::NonZeroU32;
 
 /// Left neighbour and weight of the right one, in 1/(2n−1), of every output position of an axis of `n` pixels.
 #[derive(Clone)]
-struct Axis {
+pub(super) struct Axis {
     index: usize,
     fraction: usize,
     step: usize,
@@ -20,7 +20,7 @@ struct Axis {
 }
 
 impl Axis {
-    fn new(n: usize) -> Self {
+    pub(super) fn new(n: usize) -> Self {
         Axis { index: 0, fraction: 0, step: n - 1, denominator: 2 * n - 1 }
     }
 }
@@ -56,12 +56,18 @@ pub fn upsample2_int8(
     zero_in: i32,
     scale: Multiplier,
     place: Output,
-    output: MapMut<i8>,
+    #[cfg_attr(not(kernels = "vnni"), expect(unused_mut))] mut output: MapMut<i8>,
 ) -> Result<(), Error> {
     let shape = input.shape();
     let denominator = (2 * shape.height - 1).checked_mul(2 * shape.width - 1).filter(|&d| d < (1 << 31) / 256);
     let denominator = denominator.and_then(|d| NonZeroU32::new(d as u32)).ok_or(Error::Unsupported)?;
     let scale = scale.over(denominator);
+    #[cfg(kernels = "vnni")]
+    if let (true, Some(scale)) = (doubles(shape, output.shape()), HighWord::new(scale, 32)) {
+        if let Some(()) = super::simd::x86::upsample2::upsample2(&input, zero_in, scale, place, &mut output) {
+            return Ok(());
+        }
+    }
     if let (Some(scale), Some(place)) = (HighWord::new(scale, 32), Int8Place::new(place)) {
         return widest(#[inline(always)] || blend_int8(input, zero_in, output, |sum| place.place(scale.apply(sum))));
     }
@@ -100,6 +106,10 @@ impl Weight for i32 {
     }
 }
 
+fn doubles(from: Shape, to: Shape) -> bool {
+    to.height == 2 * from.height && to.width == 2 * from.width && to.channels == from.channels
+}
+
 #[inline(always)]
 fn upsample<T: Copy, W: Weight, F: Fn([T; 4]) -> T>(
     input: Map<T>,
@@ -107,7 +117,7 @@ fn upsample<T: Copy, W: Weight, F: Fn([T; 4]) -> T>(
     at: impl Fn([W; 2], [W; 2]) -> F,
 ) -> Result<(), Error> {
     let (from, to) = (input.shape(), output.shape());
-    if to.height != 2 * from.height || to.width != 2 * from.width || to.channels != from.channels {
+    if !doubles(from, to) {
         return Err(Error::Shape);
     }
     for (y, (row, top, bottom)) in Axis::new(from.height).take(to.height).enumerate() {

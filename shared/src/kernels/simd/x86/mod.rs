@@ -9,6 +9,7 @@ pub mod conv;
 pub mod gate;
 mod quads;
 mod requantise;
+pub mod upsample2;
 
 use core::arch::x86_64::__cpuid_count;
 use core::sync::atomic::{AtomicU8, Ordering};

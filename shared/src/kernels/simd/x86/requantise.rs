@@ -48,6 +48,14 @@ impl Place {
         (high == i8::MAX).then_some(Place { zero: zero.into(), low })
     }
 
+    /// Sixteen values, placed and clamped.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    pub fn bytes(&self, values: __m512i) -> __m128i {
+        let placed = _mm512_add_epi32(values, _mm512_set1_epi32(self.zero.into()));
+        _mm_max_epi8(_mm512_cvtsepi32_epi8(placed), _mm_set1_epi8(self.low))
+    }
+
     /// Four channels of sixteen pixels, placed, clamped and brought together: the bytes of a pixel are neighbours.
     /// Saturating to sixteen bits first changes nothing, since a zero point is far smaller than they are.
     #[inline]
