@@ -299,8 +299,8 @@ impl Run<'_> {
             }
             for (t, &offset) in self.offsets.iter().enumerate() {
                 let mut taps = [_mm512_setzero_si512(); P];
-                for p in 0..P {
-                    taps[p] = _mm512_loadu_si512(words.add(offset as usize + p * PIXELS).cast());
+                for (p, tap) in taps.iter_mut().enumerate() {
+                    *tap = _mm512_loadu_si512(words.add(offset as usize + p * PIXELS).cast());
                 }
                 for i in 0..O {
                     let weight = _mm512_set1_epi32(weights[i].add(t).read_unaligned());
@@ -322,6 +322,63 @@ impl Run<'_> {
                 )*};
             }
             finish!(0 0, 1 0, 2 0, 3 0, 0 1, 1 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::conv::{conv_plain, output_size};
+    use crate::kernels::testing::{Stream, TestMap};
+    use crate::quant::Multiplier;
+    use proptest::prelude::*;
+    extern crate std;
+    use std::vec::Vec;
+
+    #[test]
+    fn a_layer_outside_the_range_is_left_alone() {
+        let input = TestMap::filled(1i8, 4, 4, 4, 0);
+        let window = Window { kernel: 3, stride: 1, dilation: 1 };
+        let run = |factor: f64, place| {
+            let channel = [ConvChannel { bias: 0, scale: Multiplier::from_real(factor).unwrap() }];
+            let mut out = TestMap::filled(99i8, 4, 4, 1, 0);
+            let done = conv(window, &input.map(), 0, &[1; 36], &channel, place, &mut out.map_mut());
+            (done, out.data.iter().all(|&v| v == 99))
+        };
+        assert_eq!(run(0.25, Output::int8(0, false)), (Ok(false), true));
+        assert_eq!(run(0.1, Output::logit()), (Ok(false), true));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(192))]
+
+        /// Runs, tiles, vectors and their tails; blocks of output channels; whole and filled-up quads.
+        #[test]
+        fn every_tile_gives_the_plain_kernels_bytes(seed: u64, kernel in prop_oneof![Just(1usize), Just(3), Just(5)],
+            (stride, dilation) in prop_oneof![Just((1usize, 1usize)), Just((2, 1)), Just((3, 1)), Just((1, 3)), Just((1, 5))],
+            h in 1usize..9, w in prop_oneof![1usize..40, 40usize..180], cin in prop_oneof![1usize..20, 20usize..70],
+            cout in prop_oneof![1usize..20, 60usize..70], gaps in (0usize..3, 0usize..13), zero_in in -128i32..=127,
+            zero_out in -128i32..=127, relu: bool, exponent in -40f64..-2.01) {
+            let mut stream = Stream(seed);
+            let window = Window { kernel, stride, dilation };
+            let input = TestMap::new(|n| stream.i8s(n), h, w, cin, gaps.0);
+            let taps = kernel * kernel * cin;
+            let weights = stream.weights(cout * taps);
+            let channels: Vec<ConvChannel> = weights.chunks(taps).map(|w| {
+                let scale = Multiplier::from_real(exponent.exp2() / (1 + stream.next() % 4) as f64).unwrap();
+                ConvChannel::folded((stream.next() % 2_000_001) as i64 - 1_000_000, w, zero_in, scale).unwrap()
+            }).collect();
+            let place = Output::int8(zero_out, relu);
+            let mut found = TestMap::filled(99i8, output_size(h, stride), output_size(w, stride), cout, gaps.1);
+            let mut plain = found.clone();
+            let (map, zero) = (input.map(), zero_in as i8);
+            let done = conv(window, &map, zero, &weights, &channels, place, &mut found.map_mut());
+            prop_assert_eq!(done, Ok(super::super::level() == super::super::Level::Vnni));
+            if done == Ok(true) {
+                conv_plain(window, map, zero, &weights, &channels, place, plain.map_mut()).unwrap();
+                prop_assert_eq!(found.data, plain.data);
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use super::quads::{PIXELS, Planes, constant, interleave, quads};
 use super::requantise::{Factor, Place};
 use crate::kernels::rescale::HighWord;
 use crate::kernels::sigmoid::TABLE;
+use crate::kernels::spatial_gate::Int8Layer;
 use crate::kernels::{Map, MapMut};
 use crate::quant::{GateBand, Multiplier, Output};
 
@@ -43,17 +44,9 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// `None` where the processor lacks the instructions, or a number is outside this form's range. `weights` are
-    /// `[maximum, mean][ky][kx]` of each band; `mean` makes means of sums over `channels`.
-    pub fn new(
-        zero: i8,
-        weights: [&[i8]; 4],
-        bands: &[GateBand; 4],
-        channels: usize,
-        mean: HighWord,
-        scale: Multiplier,
-        place: Output,
-    ) -> Option<Self> {
+    /// `None` where the processor lacks the instructions, or a number is outside this form's range.
+    pub fn new(layer: &Int8Layer, channels: usize, scale: Multiplier, place: Output) -> Option<Self> {
+        let Int8Layer { zero, weights, bands, mean } = *layer;
         let far = |band: &GateBand| (33..=62).contains(&band.scale.shift);
         if super::level() < super::Level::Vnni || channels > CHANNELS || !channels.is_multiple_of(4) {
             return None;
@@ -102,11 +95,11 @@ impl Gate {
             }
             for first in (0..count).step_by(MOST) {
                 let pixels = (count - first).min(MOST);
-                for plane in 0..PLANES {
+                for (plane, sums) in sums.iter_mut().enumerate() {
                     match pixels.div_ceil(PIXELS) {
-                        1 => self.sums::<1>(&ring, j, plane, first, &mut sums[plane]),
-                        2 => self.sums::<2>(&ring, j, plane, first, &mut sums[plane]),
-                        _ => self.sums::<4>(&ring, j, plane, first, &mut sums[plane]),
+                        1 => self.sums::<1>(&ring, j, plane, first, sums),
+                        2 => self.sums::<2>(&ring, j, plane, first, sums),
+                        _ => self.sums::<4>(&ring, j, plane, first, sums),
                     }
                 }
                 for row in 0..2 {
@@ -227,11 +220,12 @@ impl Gate {
         values
     }
 
-    /// The sums of one plane for the `j`th pair of output rows, `P` vectors of columns from `first` on.
+    /// The sums of one plane for the `j`th pair of output rows, `P` vectors of columns from `first` on; nothing where the
+    /// ring has not so many.
     #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     fn sums<const P: usize>(&self, ring: &Ring, j: usize, plane: usize, first: usize, sums: &mut [[i32; MOST]; 2]) {
-        if plane >= PLANES || first + MOST + SIDE > COLUMNS + SIDE || first + P * PIXELS + SIDE > COLUMNS + 1 {
+        if plane >= PLANES || first + P * PIXELS + SIDE - 1 > COLUMNS {
             return;
         }
         let [upper, lower] = &self.weights;
@@ -241,11 +235,12 @@ impl Gate {
             for kx in 0..SIDE {
                 let upper = _mm512_set1_epi32(upper[plane][pair * SIDE + kx] as i32);
                 let lower = _mm512_set1_epi32(lower[plane][pair * SIDE + kx] as i32);
-                for p in 0..P {
+                let [above, below] = &mut of;
+                for (p, (above, below)) in above.iter_mut().zip(below).enumerate() {
                     // SAFETY: the columns are there, as checked.
                     let taps = unsafe { _mm512_loadu_si512(words.add(p * PIXELS + kx).cast()) };
-                    of[0][p] = _mm512_dpwssd_epi32(of[0][p], taps, upper);
-                    of[1][p] = _mm512_dpwssd_epi32(of[1][p], taps, lower);
+                    *above = _mm512_dpwssd_epi32(*above, taps, upper);
+                    *below = _mm512_dpwssd_epi32(*below, taps, lower);
                 }
             }
         }

@@ -5,8 +5,10 @@
 //! are used where they lie.
 #![allow(unsafe_code)]
 
+pub mod add;
 pub mod conv;
 pub mod gate;
+pub mod max_pool;
 mod quads;
 mod requantise;
 pub mod upsample2;
@@ -73,17 +75,4 @@ fn over_512_bits<R>(work: impl FnOnce() -> R) -> R {
 #[target_feature(enable = "avx2")]
 fn over_256_bits<R>(work: impl FnOnce() -> R) -> R {
     work()
-}
-
-/// See [`crate::kernels::dot::Tap::dots`].
-pub fn dots(patches: &[i16], step: usize, row: &[i16], sums: &mut [i32]) {
-    widest(
-        #[inline(always)]
-        || {
-        for (i, sum) in sums.iter_mut().enumerate() {
-            if let Some(patch) = patches.get(i * step..i * step + row.len()) {
-                *sum = crate::kernels::dot::dot_i16(patch, row);
-            }
-        }
-    });
 }

@@ -179,14 +179,7 @@ unsafe fn split_eights(from: *const i8, count: usize, to: *mut u32, plane: usize
 /// See [`split_fours`].
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn split_sixteens(
-    from: *const i8,
-    step: usize,
-    channels: usize,
-    count: usize,
-    to: *mut u32,
-    plane: usize,
-) {
+unsafe fn split_sixteens(from: *const i8, step: usize, channels: usize, count: usize, to: *mut u32, plane: usize) {
     let there = ((1u32 << channels) - 1) as __mmask16;
     let flip = _mm512_broadcast_i32x4(_mm_maskz_set1_epi8(there, i8::MIN));
     for first in vectors(count) {

@@ -57,15 +57,21 @@ impl Place {
     }
 
     /// Four channels of sixteen pixels, placed, clamped and brought together: the bytes of a pixel are neighbours.
-    /// Saturating to sixteen bits first changes nothing, since a zero point is far smaller than they are.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    pub fn quad(&self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
+    pub fn quad(&self, channels: [__m512i; 4]) -> __m512i {
+        let turn = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        _mm512_shuffle_epi8(self.together(channels), _mm512_broadcast_i32x4(turn))
+    }
+
+    /// Four times sixteen values, placed, clamped and brought together: in each lane those of the first, then of the
+    /// second … vector's lane. Saturating to sixteen bits first changes nothing, since a zero point is far smaller.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    pub fn together(&self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
         let zero = _mm512_set1_epi16(self.zero);
         let ab = _mm512_adds_epi16(_mm512_packs_epi32(a, b), zero);
         let cd = _mm512_adds_epi16(_mm512_packs_epi32(c, d), zero);
-        let bytes = _mm512_max_epi8(_mm512_packs_epi16(ab, cd), _mm512_set1_epi8(self.low));
-        let turn = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-        _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(turn))
+        _mm512_max_epi8(_mm512_packs_epi16(ab, cd), _mm512_set1_epi8(self.low))
     }
 }

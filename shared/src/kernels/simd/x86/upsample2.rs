@@ -52,7 +52,11 @@ fn rows(input: &Map<i8>, zero: i32, scale: Factor, place: Place, output: &mut Ma
         // SAFETY: `blended` has all columns and one more, and a vector; `out` has twice as many pixels, as checked.
         unsafe {
             let (from, out) = (blended.as_ptr(), out.as_mut_ptr());
-            if channels == 8 { eights(from, width, scale, place, out, step) } else { columns(from, width, channels, scale, place, out, step) }
+            if channels == 8 {
+                eights(from, width, scale, place, out, step)
+            } else {
+                columns(from, width, channels, scale, place, out, step)
+            }
         }
     }
     Some(())
@@ -62,7 +66,15 @@ fn rows(input: &Map<i8>, zero: i32, scale: Factor, place: Place, output: &mut Ma
 /// `from` has `width` + 1 columns of `channels` values, a multiple of sixteen; `out` has room for as many bytes at every
 /// `step`th of 2·`width` places.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn columns(from: *const i32, width: usize, channels: usize, scale: Factor, place: Place, out: *mut i8, step: usize) {
+unsafe fn columns(
+    from: *const i32,
+    width: usize,
+    channels: usize,
+    scale: Factor,
+    place: Place,
+    out: *mut i8,
+    step: usize,
+) {
     for (x, (column, left, right)) in Axis::new(width).take(2 * width).enumerate() {
         let (left, right) = (_mm512_set1_epi32(left as i32), _mm512_set1_epi32(right as i32));
         for c in (0..channels).step_by(LANES) {
