@@ -13,7 +13,7 @@
 
 use super::dot::{Int8Tap, Tap};
 use super::feature_map::{chunks, chunks_mut};
-use super::{Map, MapMut};
+use super::{Map, MapMut, widest};
 use crate::Error;
 use crate::quant::{ConvChannel, Output, Quantised};
 
@@ -69,7 +69,11 @@ pub fn conv_int8(
     #[cfg(not(kernels = "portable"))]
     {
         Tile::new(window, &input, &output, weights.len(), channels.len())?;
-        if super::simd::conv(window, &input, zero_in, weights, channels, place, &mut output)? {
+        #[cfg(kernels = "vnni")]
+        let form = super::simd::x86::conv::conv;
+        #[cfg(not(kernels = "vnni"))]
+        let form = super::simd::convolve::<super::simd::Core>;
+        if form(window, &input, zero_in, weights, channels, place, &mut output)? {
             return Ok(());
         }
     }
@@ -86,9 +90,12 @@ pub fn conv_plain<O: Quantised>(
     place: Output,
     output: MapMut<O>,
 ) -> Result<(), Error> {
-    convolve::<i8, Int8Tap, _, _>(window, input, zero_in, weights, channels, output, |sum, channel| {
-        O::narrow(place.place(channel.scale.apply(sum.wrapping_add(channel.bias))))
-    })
+    let finish =
+        |sum: i32, channel: &ConvChannel| O::narrow(place.place(channel.scale.apply(sum.wrapping_add(channel.bias))));
+    widest(
+        #[inline(always)]
+        || convolve::<i8, Int8Tap, _, _>(window, input, zero_in, weights, channels, output, finish),
+    )
 }
 
 /// Output pixels of a row or column of `n` input pixels.
@@ -99,6 +106,7 @@ pub const fn output_size(n: usize, stride: usize) -> usize {
     }
 }
 
+#[cfg_attr(kernels = "vnni", inline(always))]
 fn convolve<S: Copy, T: Tap + From<S>, P, O: Copy>(
     window: Window,
     input: Map<S>,

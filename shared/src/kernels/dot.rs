@@ -18,11 +18,17 @@ pub trait Tap: Copy {
     /// A patch that is not there leaves its sum alone.
     #[inline(always)]
     fn dots(patches: &[Self], step: usize, row: &[Self], sums: &mut [Self::Sum]) {
-        for (i, sum) in sums.iter_mut().enumerate() {
-            let start = i * step;
-            if let Some(patch) = patches.get(start..start + row.len()) {
-                *sum = Self::dot(patch, row);
-            }
+        dots_from(0, patches, step, row, sums);
+    }
+}
+
+/// [`Tap::dots`] but for the first `done` sums, which are there.
+#[inline(always)]
+fn dots_from<T: Tap>(done: usize, patches: &[T], step: usize, row: &[T], sums: &mut [T::Sum]) {
+    for (i, sum) in sums.iter_mut().enumerate().skip(done) {
+        let start = i * step;
+        if let Some(patch) = patches.get(start..start + row.len()) {
+            *sum = T::dot(patch, row);
         }
     }
 }
@@ -43,27 +49,24 @@ impl Tap for i16 {
     type Sum = i32;
     const ZERO: i16 = 0;
     const LANES: usize = 16;
+    /// Sixteen partial sums, in which LLVM sees full `pmaddwd`s; lengths are multiples of sixteen.
     #[inline(always)]
     fn dot(a: &[i16], b: &[i16]) -> i32 {
-        dot_i16(a, b)
-    }
-
-    #[cfg(not(kernels = "portable"))]
-    fn dots(patches: &[i16], step: usize, row: &[i16], sums: &mut [i32]) {
-        super::simd::dots(patches, step, row, sums);
-    }
-}
-
-/// Sixteen partial sums, in which LLVM sees full `pmaddwd`s; lengths are multiples of sixteen.
-#[inline(always)]
-pub(super) fn dot_i16(a: &[i16], b: &[i16]) -> i32 {
-    let mut sums = [0i32; 16];
-    for (x, y) in a.as_chunks::<16>().0.iter().zip(b.as_chunks::<16>().0) {
-        for (sum, (&x, &y)) in sums.iter_mut().zip(x.iter().zip(y)) {
-            *sum = sum.wrapping_add(i32::from(x) * i32::from(y));
+        let mut sums = [0i32; 16];
+        for (x, y) in a.as_chunks::<16>().0.iter().zip(b.as_chunks::<16>().0) {
+            for (sum, (&x, &y)) in sums.iter_mut().zip(x.iter().zip(y)) {
+                *sum = sum.wrapping_add(i32::from(x) * i32::from(y));
+            }
         }
+        sums.iter().fold(0, |total, &sum| total.wrapping_add(sum))
     }
-    sums.iter().fold(0, |total, &sum| total.wrapping_add(sum))
+
+    #[cfg(any(kernels = "helium", kernels = "dsp"))]
+    fn dots(patches: &[i16], step: usize, row: &[i16], sums: &mut [i32]) {
+        use super::simd::{Core, GATE_STEP};
+        let done = if step == GATE_STEP { Core::gate_dots(patches, row, sums) } else { 0 };
+        dots_from(done, patches, step, row, sums);
+    }
 }
 
 impl Tap for f32 {

@@ -113,6 +113,11 @@ pub struct Row<'a, T> {
 }
 
 impl<'a, T: Copy> Row<'a, T> {
+    /// Size and layout of the row's map.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
     /// The channels of pixel `x`; `None` outside the row, so that a wrapped negative column is outside.
     #[inline(always)]
     pub fn pixel(&self, x: usize) -> Option<&'a [T]> {

@@ -8,7 +8,7 @@
 //!
 //! Int8: the sums are exact in half steps of the input, and the zero point cancels in all but LL.
 
-use super::{Map, MapMut};
+use super::{Map, MapMut, widest};
 use crate::Error;
 use crate::quant::{Multiplier, Output, Quantised};
 use core::ops::{Add, Sub};
@@ -28,9 +28,13 @@ pub fn haar_inject_f32(input: Map<f32>, output: MapMut<f32>) -> Result<(), Error
 
 /// As [`haar_inject_f32`]; `scale` is scale_in/(2·scale_out).
 pub fn haar_inject_int8(input: Map<i8>, scale: Multiplier, place: Output, output: MapMut<i8>) -> Result<(), Error> {
-    inject(input, output, i32::from, |doubled| i8::narrow(place.place(scale.apply(doubled))))
+    widest(
+        #[inline(always)]
+        || inject(input, output, i32::from, |doubled| i8::narrow(place.place(scale.apply(doubled)))),
+    )
 }
 
+#[cfg_attr(kernels = "vnni", inline(always))]
 fn inject<T: Copy, W: Copy + Add<Output = W> + Sub<Output = W>>(
     input: Map<T>,
     mut output: MapMut<T>,

@@ -22,3 +22,12 @@ pub(crate) mod testing;
 pub mod upsample2;
 
 pub use feature_map::{Map, MapMut, Shape};
+#[cfg(kernels = "vnni")]
+use simd::x86::widest;
+
+/// Runs `work`, compiled for the widest vectors that the processor has where it is asked at run time.
+#[cfg(not(kernels = "vnni"))]
+#[inline(always)]
+fn widest<R>(work: impl FnOnce() -> R) -> R {
+    work()
+}

@@ -14,7 +14,7 @@ use super::feature_map::{chunks, chunks_mut};
 use super::haar::doubled_bands;
 use super::rescale::{HighWord, Int8Place, round_shift};
 use super::sigmoid::{gate, gate_int8, sigmoid_f32};
-use super::{Map, MapMut};
+use super::{Map, MapMut, widest};
 use crate::Error;
 use crate::quant::{GateBand, Multiplier, Output, Quantised};
 use core::num::NonZeroU32;
@@ -120,34 +120,62 @@ pub fn spatial_gate_int8(
     scale: Multiplier,
     place: Output,
     scratch: &mut [i16],
-    output: MapMut<i8>,
+    #[cfg_attr(not(kernels = "vnni"), expect(unused_mut))] mut output: MapMut<i8>,
 ) -> Result<(), Error> {
     check(&input, &output)?;
-    let bands: &[GateBand; 4] = bands.try_into().map_err(|_| Error::WrongLength { expected: 4, found: bands.len() })?;
-    let wrong = Error::WrongLength { expected: 4 * BAND_WEIGHTS, found: weights.len() };
-    let (weights, []) = weights.as_chunks::<BAND_WEIGHTS>() else { return Err(wrong) };
-    let weights: &[[i8; BAND_WEIGHTS]; 4] = weights.try_into().map_err(|_| wrong)?;
-    let channels = NonZeroU32::new(input.shape().channels as u32).ok_or(Error::Shape)?;
-    let mean = Multiplier { m: (MEAN_STEPS << 26) as i32, shift: 26 }.over(channels);
-    // Twice a band is at most 1020 in magnitude, and channels are at most 2^8.
-    let mean = HighWord::new(mean, 18).ok_or(Error::Unsupported)?;
-    let weights = weights.each_ref().map(|band| band.as_slice());
-    let layer = Int8Layer { zero: zero_in, weights, logits: bands.each_ref().map(Logit::new), mean };
-    if let (Some(scale), Some(place)) = (HighWord::new(scale, 32), Int8Place::new(place)) {
-        return layer.run(input, scratch, output, |product| place.place(scale.apply(product)));
+    let (expected, found) = (scratch_len(input.shape().width), scratch.len());
+    if found < expected {
+        return Err(Error::WrongLength { expected, found });
     }
-    layer.run(input, scratch, output, |product| i8::narrow(place.place(scale.apply(product))))
+    let layer = Int8Layer::new(zero_in, weights, bands, input.shape().channels)?;
+    #[cfg(kernels = "vnni")]
+    if let Some(gate) = super::simd::x86::gate::Gate::new(&layer, input.shape().channels, scale, place) {
+        return gate.run(&input, &mut output).ok_or(Error::Shape);
+    }
+    layer.plain(input, scale, place, scratch, output)
 }
 
-struct Int8Layer<'a> {
-    zero: i8,
-    weights: [&'a [i8]; 4],
-    logits: [Logit; 4],
-    mean: HighWord,
+/// The numbers of a layer but for those of its output.
+pub(super) struct Int8Layer<'a> {
+    pub zero: i8,
+    pub weights: [&'a [i8]; 4],
+    pub bands: &'a [GateBand; 4],
+    /// Makes a mean of a sum over the channels.
+    pub mean: HighWord,
 }
 
-impl Int8Layer<'_> {
+impl<'a> Int8Layer<'a> {
+    fn new(zero: i8, weights: &'a [i8], bands: &'a [GateBand], channels: usize) -> Result<Self, Error> {
+        let bands = bands.try_into().map_err(|_| Error::WrongLength { expected: 4, found: bands.len() })?;
+        let wrong = Error::WrongLength { expected: 4 * BAND_WEIGHTS, found: weights.len() };
+        let (weights, []) = weights.as_chunks::<BAND_WEIGHTS>() else { return Err(wrong) };
+        let weights: &[[i8; BAND_WEIGHTS]; 4] = weights.try_into().map_err(|_| wrong)?;
+        let channels = NonZeroU32::new(channels as u32).ok_or(Error::Shape)?;
+        let mean = Multiplier { m: (MEAN_STEPS << 26) as i32, shift: 26 }.over(channels);
+        // Twice a band is at most 1020 in magnitude, and channels are at most 2^8.
+        let mean = HighWord::new(mean, 18).ok_or(Error::Unsupported)?;
+        Ok(Int8Layer { zero, weights: weights.each_ref().map(|band| band.as_slice()), bands, mean })
+    }
+
+    fn plain(
+        &self,
+        input: Map<i8>,
+        scale: Multiplier,
+        place: Output,
+        scratch: &mut [i16],
+        output: MapMut<i8>,
+    ) -> Result<(), Error> {
+        if let (Some(scale), Some(place)) = (HighWord::new(scale, 32), Int8Place::new(place)) {
+            return widest(
+                #[inline(always)]
+                || self.run(input, scratch, output, |product| place.place(scale.apply(product))),
+            );
+        }
+        self.run(input, scratch, output, |product| i8::narrow(place.place(scale.apply(product))))
+    }
+
     /// `finish` makes an int8 value of the product of a value and the sum of its four gates.
+    #[cfg_attr(kernels = "vnni", inline(always))]
     fn run(
         &self,
         input: Map<i8>,
@@ -155,10 +183,10 @@ impl Int8Layer<'_> {
         mut output: MapMut<i8>,
         finish: impl Fn(i32) -> i8,
     ) -> Result<(), Error> {
-        let zero = i32::from(self.zero);
+        let (zero, logits) = (i32::from(self.zero), self.bands.each_ref().map(Logit::new));
         let statistics = |square: [&[i8]; 4]| statistics_int8(square, zero, self.mean);
         sweep(input, self.zero, self.weights, scratch, statistics, |y, x, pixel, sums| {
-            let gate: i32 = self.logits.iter().zip(sums).map(|(logit, sums)| logit.gate(sums)).sum();
+            let gate: i32 = logits.iter().zip(sums).map(|(logit, sums)| logit.gate(sums)).sum();
             for (out, &x) in output.pixels_from_mut(y, x).next().into_iter().flatten().zip(pixel) {
                 *out = finish((i32::from(x) - zero).wrapping_mul(gate));
             }
@@ -239,6 +267,7 @@ fn interleave<T: Copy>([a, b, c, d]: [T; 4], [e, f, g, h]: [T; 4]) -> [T; PLANES
 
 /// Walks the map row by row: `statistics` of the square above and left of each pixel enter the ring, and `finish` gets
 /// each pixel with its eight sums, `[band][maximum, mean]`, the bias not yet added.
+#[cfg_attr(kernels = "vnni", inline(always))]
 fn sweep<S: Copy, T: Tap + From<S>>(
     input: Map<S>,
     zero: S,
@@ -411,7 +440,7 @@ mod tests {
         }
 
         #[test]
-        fn int8_is_the_contract(seed: u64, h in 1usize..12, w in 1usize..12, c in 1usize..6, gaps in (0usize..3, 0usize..3),
+        fn int8_is_the_contract(seed: u64, h in 1usize..12, w in 1usize..12, c in prop_oneof![1usize..6, Just(8), Just(12)], gaps in (0usize..3, 0usize..3),
             zeros in [-128i32..=127, -128i32..=127], factor in 1e-6f64..1e-4, bias in -4.0f64..4.0) {
             let mut stream = Stream(seed);
             let zero = zeros[0] as i8;
@@ -444,6 +473,27 @@ mod tests {
                 (i128::from(zeros[1]) + round(product, scale.shift)).clamp(-128, 127) as i8
             };
             out.assert_is(99, exact);
+        }
+
+        /// Strips, vectors and their tails: the widths at which the kernels for wide vectors change.
+        #[test]
+        fn int8_is_its_plain_twin_at_any_width(seed: u64, h in 1usize..12, w in 1usize..300, quads in 1usize..18,
+            odd in 0usize..2, gaps in (0usize..3, 0usize..9), zeros in [-128i32..=127, -128i32..=127], factor in 1e-9f64..1e-4,
+            exponent in -12i32..6, relu: bool) {
+            let mut stream = Stream(seed);
+            let c = 4 * quads + odd;
+            let input = TestMap::new(|n| stream.i8s(n), h, w, c, gaps.0);
+            let weights = stream.weights(4 * BAND_WEIGHTS);
+            let unit = 2f64.powi(exponent) / 1000.0;
+            let bands = [0.3, 1.0, -1.0, 0.5].map(|f| GateBand::new(f, unit, 0.9, 1.3 * f.abs()).unwrap());
+            let (scale, place) = (Multiplier::from_real(factor).unwrap(), Output::int8(zeros[1], relu));
+            let mut found = TestMap::filled(99i8, h, w, c, gaps.1);
+            let (mut plain, mut scratch) = (found.clone(), vec![7i16; scratch_len(w)]);
+            let zero = zeros[0] as i8;
+            spatial_gate_int8(input.map(), zero, &weights, &bands, scale, place, &mut scratch, found.map_mut()).unwrap();
+            let layer = Int8Layer::new(zero, &weights, &bands, c).unwrap();
+            layer.plain(input.map(), scale, place, &mut scratch, plain.map_mut()).unwrap();
+            prop_assert_eq!(found.data, plain.data);
         }
     }
 }

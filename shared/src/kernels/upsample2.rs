@@ -4,14 +4,14 @@
 //! form is an exact integer sum over both axes, and one multiplier carries the scales and both denominators.
 
 use super::rescale::{HighWord, Int8Place};
-use super::{Map, MapMut};
+use super::{Map, MapMut, Shape, widest};
 use crate::Error;
 use crate::quant::{Multiplier, Output, Quantised};
 use core::num::NonZeroU32;
 
 /// Left neighbour and weight of the right one, in 1/(2n−1), of every output position of an axis of `n` pixels.
 #[derive(Clone)]
-struct Axis {
+pub(super) struct Axis {
     index: usize,
     fraction: usize,
     step: usize,
@@ -19,7 +19,7 @@ struct Axis {
 }
 
 impl Axis {
-    fn new(n: usize) -> Self {
+    pub(super) fn new(n: usize) -> Self {
         Axis { index: 0, fraction: 0, step: n - 1, denominator: 2 * n - 1 }
     }
 }
@@ -55,19 +55,30 @@ pub fn upsample2_int8(
     zero_in: i32,
     scale: Multiplier,
     place: Output,
-    output: MapMut<i8>,
+    #[cfg_attr(not(kernels = "vnni"), expect(unused_mut))] mut output: MapMut<i8>,
 ) -> Result<(), Error> {
     let shape = input.shape();
     let denominator = (2 * shape.height - 1).checked_mul(2 * shape.width - 1).filter(|&d| d < (1 << 31) / 256);
     let denominator = denominator.and_then(|d| NonZeroU32::new(d as u32)).ok_or(Error::Unsupported)?;
     let scale = scale.over(denominator);
+    #[cfg(kernels = "vnni")]
+    if doubles(shape, output.shape())
+        && let Some(scale) = HighWord::new(scale, 32)
+        && super::simd::x86::upsample2::upsample2(&input, zero_in, scale, place, &mut output).is_some()
+    {
+        return Ok(());
+    }
     if let (Some(scale), Some(place)) = (HighWord::new(scale, 32), Int8Place::new(place)) {
-        return blend_int8(input, zero_in, output, |sum| place.place(scale.apply(sum)));
+        return widest(
+            #[inline(always)]
+            || blend_int8(input, zero_in, output, |sum| place.place(scale.apply(sum))),
+        );
     }
     blend_int8(input, zero_in, output, |sum| i8::narrow(place.place(scale.apply(sum))))
 }
 
 /// `finish` makes an int8 value of the exact sum, which is in units of both denominators.
+#[cfg_attr(kernels = "vnni", inline(always))]
 fn blend_int8(input: Map<i8>, zero: i32, output: MapMut<i8>, finish: impl Fn(i32) -> i8 + Copy) -> Result<(), Error> {
     upsample(input, output, |[top, bottom]: [i32; 2], [left, right]: [i32; 2]| {
         move |taps: [i8; 4]| {
@@ -98,13 +109,18 @@ impl Weight for i32 {
     }
 }
 
+fn doubles(from: Shape, to: Shape) -> bool {
+    to.height == 2 * from.height && to.width == 2 * from.width && to.channels == from.channels
+}
+
+#[cfg_attr(kernels = "vnni", inline(always))]
 fn upsample<T: Copy, W: Weight, F: Fn([T; 4]) -> T>(
     input: Map<T>,
     mut output: MapMut<T>,
     at: impl Fn([W; 2], [W; 2]) -> F,
 ) -> Result<(), Error> {
     let (from, to) = (input.shape(), output.shape());
-    if to.height != 2 * from.height || to.width != 2 * from.width || to.channels != from.channels {
+    if !doubles(from, to) {
         return Err(Error::Shape);
     }
     for (y, (row, top, bottom)) in Axis::new(from.height).take(to.height).enumerate() {
@@ -187,7 +203,8 @@ mod tests {
 
         /// A rational rounded once: with ratio 1 the result is within half a step (and the multiplier's 2^-30) of it.
         #[test]
-        fn int8_is_the_rational_rounded_once(seed: u64, h in 1usize..9, w in 1usize..9, c in 1usize..4,
+        fn int8_is_the_rational_rounded_once(seed: u64, h in 1usize..9, w in 1usize..9,
+            c in prop_oneof![1usize..4, Just(8), Just(16), Just(32)],
             gaps in (0usize..3, 0usize..3), zeros in [-128i32..=127, -128i32..=127], factor in 0.01f64..2.0) {
             let input = TestMap::new(|n| Stream(seed).i8s(n), h, w, c, gaps.0);
             let mut out = TestMap::filled(99i8, 2 * h, 2 * w, c, gaps.1);

@@ -1,7 +1,7 @@
 //! What a core's inner loops look like to the code that walks maps.
 
 /// Most channels that share one [`Constants`]. The assembly of the small cores knows the offsets of four.
-pub const MAX_GROUP: usize = if cfg!(kernels = "vnni") { 16 } else { 4 };
+pub const MAX_GROUP: usize = 4;
 
 /// What turns the exact sums of a group of output channels into int8.
 #[derive(Debug, Clone, Copy, Default)]

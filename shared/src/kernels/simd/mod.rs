@@ -5,9 +5,11 @@
 //! processor lacks the instructions. The build script chooses by target (`cfg(kernels)`); the feature `scalar` turns
 //! them all off.
 //!
-//! What depends on the core is a handful of inner loops in `helium`, `dsp` and `vnni`, behind safe functions that check
-//! every extent; what walks a map is the same code for all, and is tested on the host over a plain model of those of Arm.
+//! Of Arm, what depends on the core is a handful of inner loops in `helium` and `dsp`, behind safe functions that check
+//! every extent; what walks a map ([`conv`]) is the same code for both, and is tested on the host over a plain model of
+//! them. What x86-64 does is in `x86`.
 
+#[cfg(any(test, kernels = "helium", kernels = "dsp"))]
 mod conv;
 #[cfg(kernels = "dsp")]
 mod dsp;
@@ -19,93 +21,29 @@ mod fma;
 mod gate;
 #[cfg(kernels = "helium")]
 mod helium;
+#[cfg(any(test, kernels = "helium", kernels = "dsp"))]
 mod micro;
 #[cfg(test)]
 mod model;
-#[cfg(kernels = "vnni")]
-mod vnni;
 #[cfg(any(test, kernels = "vnni"))]
 mod winograd;
-
-#[cfg(any(kernels = "helium", kernels = "dsp"))]
-pub(super) use arm::*;
 #[cfg(kernels = "vnni")]
-pub(super) use x86::*;
+pub(super) mod x86;
 
-/// The operations over an Arm core.
-#[cfg(any(kernels = "helium", kernels = "dsp"))]
-mod arm {
-    #[cfg(kernels = "dsp")]
-    use super::dsp::Dsp as Core;
-    #[cfg(kernels = "helium")]
-    use super::helium::Helium as Core;
-    use crate::Error;
-    use crate::kernels::conv::Window;
-    use crate::kernels::dot::dot_i16;
-    use crate::kernels::{Map, MapMut};
-    use crate::quant::{ConvChannel, Output};
-
-    /// [`crate::kernels::dot::Tap::dots`] for the spatial gate: patches of 7×7 taps, seven apart.
-    pub fn dots(patches: &[i16], step: usize, row: &[i16], sums: &mut [i32]) {
-        let done = if step == super::GATE_STEP { Core::gate_dots(patches, row, sums) } else { 0 };
-        for (i, sum) in sums.iter_mut().enumerate().skip(done) {
-            if let Some(patch) = patches.get(i * step..i * step + row.len()) {
-                *sum = dot_i16(patch, row);
-            }
-        }
-    }
-
-    /// See [`super::conv::convolve`].
-    pub fn conv(
-        window: Window,
-        input: &Map<i8>,
-        zero_in: i8,
-        weights: &[i8],
-        channels: &[ConvChannel],
-        place: Output,
-        output: &mut MapMut<i8>,
-    ) -> Result<bool, Error> {
-        super::conv::convolve::<Core>(window, input, zero_in, weights, channels, place, output)
-    }
-}
-
-/// The operations over AVX-512 VNNI, where the processor has it.
 #[cfg(kernels = "vnni")]
-mod x86 {
-    use super::conv::convolve;
-    use super::vnni::{Vnni, is_there};
-    use crate::Error;
-    use crate::kernels::conv::Window;
-    use crate::kernels::{Map, MapMut};
-    use crate::quant::{ConvChannel, Output};
-
-    pub use super::float::conv as conv_f32;
-    pub use super::gate::gate as gate_f32;
-    pub use super::vnni::dots;
-
-    /// See [`super::conv::convolve`]; the narrowest vector that holds all channels.
-    pub fn conv(
-        window: Window,
-        input: &Map<i8>,
-        zero_in: i8,
-        weights: &[i8],
-        channels: &[ConvChannel],
-        place: Output,
-        output: &mut MapMut<i8>,
-    ) -> Result<bool, Error> {
-        let form = match channels.len() {
-            _ if !is_there() => return Ok(false),
-            ..=4 => convolve::<Vnni<4>>,
-            5..=8 => convolve::<Vnni<8>>,
-            _ => convolve::<Vnni<16>>,
-        };
-        form(window, input, zero_in, weights, channels, place, output)
-    }
-}
+pub(super) use float::conv as conv_f32;
+#[cfg(kernels = "vnni")]
+pub(super) use gate::gate as gate_f32;
+#[cfg(any(kernels = "helium", kernels = "dsp"))]
+pub(super) use conv::convolve;
+#[cfg(kernels = "dsp")]
+pub(super) use dsp::Dsp as Core;
+#[cfg(kernels = "helium")]
+pub(super) use helium::Helium as Core;
 
 /// Taps from one patch of the spatial gate to the next.
 #[cfg(any(kernels = "helium", kernels = "dsp"))]
-const GATE_STEP: usize = 7;
+pub(super) const GATE_STEP: usize = 7;
 /// Taps of such a patch; the row that multiplies it has zeros beyond them.
 #[cfg(any(kernels = "helium", kernels = "dsp"))]
 const GATE_PATCH: usize = 49;

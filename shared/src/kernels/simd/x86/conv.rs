@@ -1,0 +1,384 @@
+//! Convolution over AVX-512 VNNI: the fast twin of [`crate::kernels::conv`].
+//!
+//! `vpdpbusd` multiplies four unsigned by four signed bytes into each 32-bit lane. The rows of input that a row of output
+//! needs lie in a ring as planes of [`quads`](super::quads), padding filled in, so that a tap of sixteen neighbouring
+//! pixels is one unaligned load; the weights of an output channel are one word a tap, for all lanes. Rows of one residue
+//! modulo the dilation follow each other, so that each enters the ring once. Activations are x + 128, whose 128·Σw is
+//! taken off the bias.
+
+use core::arch::x86_64::*;
+use core::mem::MaybeUninit;
+
+use super::quads::{PIXELS, Planes, constant, interleave, quads};
+use super::requantise::{Factor, Place};
+use crate::Error;
+use crate::kernels::conv::Window;
+use crate::kernels::rescale::HighWord;
+use crate::kernels::{Map, MapMut};
+use crate::quant::{ConvChannel, Output};
+
+/// Words of the ring.
+const ROOM: usize = 20 * 1024;
+/// Most output channels of one pass over the map.
+const BLOCK: usize = 64;
+/// Weights of a pass whose input channels are not whole quads, filled up.
+const PADDED: usize = 24 * 1024;
+/// Most words of weights of an output channel.
+const TAPS: usize = 1024;
+/// Output pixels whose results are brought together at one time.
+const MOST: usize = 64;
+/// Words of those results: as many of every quad.
+const RESULTS: usize = BLOCK / 4 * MOST;
+/// Most output pixels of a run.
+const RUN: usize = 512;
+
+/// The whole layer, whose shapes have been checked; `false`, and nothing written, where it is outside this form's range.
+pub fn conv(
+    window: Window,
+    input: &Map<i8>,
+    zero_in: i8,
+    weights: &[i8],
+    channels: &[ConvChannel],
+    place: Output,
+    output: &mut MapMut<i8>,
+) -> Result<bool, Error> {
+    if super::level() < super::Level::Vnni {
+        return Ok(false);
+    }
+    // SAFETY: the processor has been asked.
+    Ok(unsafe { layer(window, input, zero_in, weights, channels, place, output) }.is_some())
+}
+
+/// How taps lie.
+struct Layout {
+    window: Window,
+    quads: usize,
+    /// Words of weights of an output channel.
+    taps: usize,
+    /// Most output pixels of a run.
+    outputs: usize,
+    /// Words of a plane: the columns of every residue modulo the stride.
+    plane: usize,
+    /// Columns of one residue modulo the stride.
+    columns: usize,
+}
+
+impl Layout {
+    /// `None` where the ring has no room.
+    fn new(window: Window, channels: usize, width: usize) -> Option<Self> {
+        let Window { kernel, stride, dilation } = window;
+        let (quads, halo) = (quads(channels), (kernel - 1) * dilation / stride);
+        let taps = kernel * kernel * quads;
+        let most = ROOM.checked_sub(PIXELS)? / (kernel * quads * stride);
+        let most = most.checked_sub(halo)?.min(RUN) / PIXELS * PIXELS;
+        let even = width.div_ceil(width.div_ceil(most.max(1))).next_multiple_of(PIXELS);
+        let outputs = even.min(most);
+        let columns = outputs + halo;
+        let layout = Layout { window, quads, taps, outputs, plane: stride * columns, columns };
+        (outputs > 0 && taps <= TAPS).then_some(layout)
+    }
+
+    /// Words of the whole ring, and what vectors may read beyond it.
+    fn room(&self) -> usize {
+        self.window.kernel * self.row() + PIXELS
+    }
+
+    /// Words of a row of the ring.
+    fn row(&self) -> usize {
+        self.quads * self.plane
+    }
+
+    /// Where the words of every tap begin, in the weights' order, twice over: an output row that begins with another row
+    /// of the ring has the same taps from that row's on ([`Self::turned`]).
+    fn offsets(&self, offsets: &mut [u32]) {
+        let Window { kernel, stride, dilation } = self.window;
+        let cells = (0..2 * kernel * kernel).map(|cell| (cell / kernel % kernel, cell % kernel * dilation));
+        let starts = cells.map(|(row, x)| row * self.row() + x % stride * self.columns + x / stride);
+        for (offsets, start) in offsets.chunks_mut(self.quads).zip(starts) {
+            for (q, offset) in offsets.iter_mut().enumerate() {
+                *offset = (start + q * self.plane) as u32;
+            }
+        }
+    }
+
+    /// The offsets of the output row whose first tap row is `first`.
+    fn turned<'a>(&self, offsets: &'a [u32], first: usize) -> Option<&'a [u32]> {
+        let start = first % self.window.kernel * (self.taps / self.window.kernel);
+        offsets.get(start..start + self.taps)
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn layer(
+    window: Window,
+    input: &Map<i8>,
+    zero_in: i8,
+    weights: &[i8],
+    channels: &[ConvChannel],
+    place: Output,
+    output: &mut MapMut<i8>,
+) -> Option<()> {
+    // Where every output pixel has its input pixel to itself, rows need not end.
+    let flat = window.kernel == 1 && window.stride == 1;
+    let (input, mut output) = (&input.flattened(flat), output.flattened(flat));
+    let (from, to) = (input.shape(), output.shape());
+    let place = Place::new(place)?;
+    let layout = Layout::new(window, from.channels, to.width)?;
+    let Window { kernel, stride, dilation } = window;
+    let patch = kernel * kernel * from.channels;
+    let whole = from.channels.is_multiple_of(4);
+    let block = if whole { BLOCK } else { (PADDED / (4 * layout.taps)).min(BLOCK) };
+    if block == 0 || !channels.iter().all(|channel| HighWord::new(channel.scale, 32).is_some()) {
+        return None;
+    }
+    let (mut ring, mut offsets, mut padded) = (MaybeUninit::uninit(), [0; 2 * TAPS], [0; PADDED]);
+    let words = filled(&mut ring, layout.room(), constant(zero_in, from.channels)[0]);
+    layout.offsets(offsets.get_mut(..2 * layout.taps)?);
+    let mut results = [0; RESULTS];
+
+    for first in (0..channels.len()).step_by(block) {
+        let channels = channels.get(first..channels.len().min(first + block))?;
+        let weights = weights.get(first * patch..(first + channels.len()) * patch)?;
+        let mut constants = [Constants::default(); BLOCK];
+        for ((constants, channel), weights) in constants.iter_mut().zip(channels).zip(weights.chunks(patch)) {
+            *constants = Constants::new(channel, weights)?;
+        }
+        let weights = if whole { weights } else { fill_up(weights, from.channels, &mut padded) };
+        for x in (0..to.width).step_by(layout.outputs) {
+            let count = layout.outputs.min(to.width - x);
+            for residue in 0..dilation.min(to.height) {
+                let mut entered = 0;
+                for (n, y) in (residue..to.height).step_by(dilation).enumerate() {
+                    for row in entered.max(n * stride)..n * stride + kernel {
+                        let ring = words.get_mut(row % kernel * layout.row()..)?.get_mut(..layout.row())?;
+                        let mut planes = Planes { words: ring, plane: layout.plane };
+                        enter(&layout, input, zero_in, (residue + row * dilation, x * stride), count, &mut planes);
+                    }
+                    entered = n * stride + kernel;
+                    let offsets = layout.turned(&offsets, n * stride)?;
+                    let out = output.from_mut(y, x).get_mut(first..)?;
+                    let run = Run { words, offsets, weights, constants: &constants, channels: channels.len(), place };
+                    run.compute(count, to.stride, &mut results, out)?;
+                }
+            }
+        }
+    }
+    Some(())
+}
+
+/// The first `len` words, all `value`.
+fn filled(ring: &mut MaybeUninit<[u32; ROOM]>, len: usize, value: u32) -> &mut [u32] {
+    let len = len.min(ROOM);
+    let words = ring.as_mut_ptr().cast::<u32>();
+    // SAFETY: `len` words are in the array, and all of them are written before they are lent.
+    unsafe {
+        for i in 0..len {
+            words.add(i).write(value);
+        }
+        core::slice::from_raw_parts_mut(words, len)
+    }
+}
+
+/// Weights `[out][ky][kx][in]` with the channels filled up to whole quads; the bytes there meet zero activations.
+fn fill_up<'a>(weights: &[i8], channels: usize, padded: &'a mut [i8]) -> &'a [i8] {
+    let step = channels.next_multiple_of(4);
+    for (to, from) in padded.chunks_mut(step).zip(weights.chunks(channels)) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = *from;
+        }
+    }
+    padded.get(..weights.len() / channels * step).unwrap_or_default()
+}
+
+/// Puts the columns that `count` outputs need of one input row into the ring. The coordinates are counted from the tap
+/// before all others of the map's first output, so that none is negative.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn enter(layout: &Layout, input: &Map<i8>, zero: i8, (y, x): (usize, usize), count: usize, planes: &mut Planes) {
+    let Window { kernel, stride, dilation } = layout.window;
+    let (shape, reach) = (input.shape(), (kernel - 1) * dilation / 2);
+    let pad = constant(zero, shape.channels);
+    let row = y.checked_sub(reach).and_then(|y| input.row(y));
+    for residue in 0..stride {
+        let (start, first) = (residue * layout.columns, x + residue);
+        let columns = count + (layout.columns - layout.outputs);
+        let before = reach.saturating_sub(first).div_ceil(stride).min(columns);
+        let within = (reach + shape.width).saturating_sub(first).div_ceil(stride).min(columns);
+        let (before, within) = if row.is_some() { (before, within.max(before)) } else { (columns, columns) };
+        planes.fill(start, start + before, pad);
+        if let (Some(row), true) = (&row, within > before) {
+            planes.copy(row, first + before * stride - reach, stride, start + before, within - before);
+        }
+        planes.fill(start + within, start + columns, pad);
+    }
+}
+
+/// What turns the sums of an output channel into int8.
+#[derive(Clone, Copy, Default)]
+struct Constants {
+    bias: i32,
+    factor: Factor,
+}
+
+impl Constants {
+    fn new(channel: &ConvChannel, weights: &[i8]) -> Option<Self> {
+        let sum = weights.iter().fold(0i32, |sum, &w| sum.wrapping_add(w.into()));
+        let bias = channel.bias.wrapping_sub(sum.wrapping_mul(128));
+        Some(Constants { bias, factor: Factor::new(HighWord::new(channel.scale, 32)?) })
+    }
+}
+
+/// A run of output pixels in a row.
+struct Run<'a> {
+    words: &'a [u32],
+    /// Of each tap's word of the first pixel.
+    offsets: &'a [u32],
+    /// One word for each tap, channel after channel.
+    weights: &'a [i8],
+    /// Of each channel, and of others that do not count.
+    constants: &'a [Constants; BLOCK],
+    channels: usize,
+    place: Place,
+}
+
+impl Run<'_> {
+    /// `count` pixels of all channels, `step` elements apart. `None` where something is not there.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn compute(&self, count: usize, step: usize, results: &mut [u32; RESULTS], out: &mut [i8]) -> Option<()> {
+        let (channels, last) = (self.channels, *self.offsets.iter().max()? as usize);
+        let there = last + count.next_multiple_of(PIXELS) <= self.words.len()
+            && self.weights.len() >= 4 * channels * self.offsets.len()
+            && (1..=BLOCK).contains(&channels);
+        if !there {
+            return None;
+        }
+        for x in (0..count).step_by(MOST) {
+            let pixels = (count - x).min(MOST);
+            let mut done = 0;
+            while done < pixels {
+                let vectors = (pixels - done).div_ceil(PIXELS);
+                let many = channels > 4 && vectors < 4;
+                for o in (0..channels).step_by(if many { 8 } else { 4 }) {
+                    // SAFETY: all words of pixels up to `count`, whole vectors taken, and all weights of the channels
+                    // are there, as checked; `results` has `MOST` pixels of all quads of as many channels as may be.
+                    unsafe {
+                        let to = results.as_mut_ptr().add(o / 4 * MOST + done);
+                        match (vectors, many) {
+                            (4.., _) => self.tile::<4, 4>(x + done, o, to),
+                            (2.., true) => self.tile::<2, 8>(x + done, o, to),
+                            (2.., false) => self.tile::<2, 4>(x + done, o, to),
+                            (_, true) => self.tile::<1, 8>(x + done, o, to),
+                            (_, false) => self.tile::<1, 4>(x + done, o, to),
+                        }
+                    }
+                }
+                done += PIXELS * if vectors < 4 { vectors.min(2) } else { 4 };
+            }
+            interleave(results, MOST, channels, pixels, out.get_mut(x * step..)?, step)?;
+        }
+        Some(())
+    }
+
+    /// The quads of `P` vectors of pixels from pixel `x` on by `O` channels from channel `o` on, to `to`.
+    ///
+    /// # Safety
+    /// The words of all taps and the weights of all channels are there; `o` is a channel; and `to` has room for the
+    /// vectors, at every `MOST`th word for another quad.
+    #[inline(never)]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn tile<const P: usize, const O: usize>(&self, x: usize, o: usize, to: *mut u32) {
+        let words = self.words.as_ptr().wrapping_add(x);
+        let constants = self.constants.as_ptr().wrapping_add(o);
+        let mut weights = [self.weights.as_ptr().cast::<i32>(); O];
+        let mut sums = [[_mm512_setzero_si512(); P]; O];
+        // SAFETY: the promise of the caller; a channel beyond the last one has the weights of the last one once more, and
+        // constants of its own.
+        unsafe {
+            for i in 0..O {
+                weights[i] = weights[i].add((o + i).min(self.channels - 1) * self.offsets.len());
+                sums[i] = [_mm512_set1_epi32((*constants.add(i)).bias); P];
+            }
+            for (t, &offset) in self.offsets.iter().enumerate() {
+                let mut taps = [_mm512_setzero_si512(); P];
+                for (p, tap) in taps.iter_mut().enumerate() {
+                    *tap = _mm512_loadu_si512(words.add(offset as usize + p * PIXELS).cast());
+                }
+                for i in 0..O {
+                    let weight = _mm512_set1_epi32(weights[i].add(t).read_unaligned());
+                    for p in 0..P {
+                        sums[i][p] = _mm512_dpbusd_epi32(sums[i][p], taps[p], weight);
+                    }
+                }
+            }
+            // Written out, so that the sums stay in registers: LLVM does not unroll loops of this length.
+            macro_rules! finish {
+                ($($p:literal $q:literal),*) => {$(
+                    if $p < P && 4 * $q < O {
+                        let mut of = [_mm512_setzero_si512(); 4];
+                        for i in 0..4 {
+                            of[i] = (*constants.add(4 * $q + i)).factor.apply(sums[4 * $q + i][$p]);
+                        }
+                        _mm512_storeu_si512(to.add($q * MOST + $p * PIXELS).cast(), self.place.quad(of));
+                    }
+                )*};
+            }
+            finish!(0 0, 1 0, 2 0, 3 0, 0 1, 1 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::conv::{conv_plain, output_size};
+    use crate::kernels::testing::{Stream, TestMap};
+    use crate::quant::Multiplier;
+    use proptest::prelude::*;
+    extern crate std;
+    use std::vec::Vec;
+
+    #[test]
+    fn a_layer_outside_the_range_is_left_alone() {
+        let input = TestMap::filled(1i8, 4, 4, 4, 0);
+        let window = Window { kernel: 3, stride: 1, dilation: 1 };
+        let run = |factor: f64, place| {
+            let channel = [ConvChannel { bias: 0, scale: Multiplier::from_real(factor).unwrap() }];
+            let mut out = TestMap::filled(99i8, 4, 4, 1, 0);
+            let done = conv(window, &input.map(), 0, &[1; 36], &channel, place, &mut out.map_mut());
+            (done, out.data.iter().all(|&v| v == 99))
+        };
+        assert_eq!(run(0.25, Output::int8(0, false)), (Ok(false), true));
+        assert_eq!(run(0.1, Output::logit()), (Ok(false), true));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(192))]
+
+        /// Runs, tiles, vectors and their tails; blocks of output channels; whole and filled-up quads.
+        #[test]
+        fn every_tile_gives_the_plain_kernels_bytes(seed: u64, kernel in prop_oneof![Just(1usize), Just(3), Just(5)],
+            (stride, dilation) in prop_oneof![Just((1usize, 1usize)), Just((2, 1)), Just((3, 1)), Just((1, 3)), Just((1, 5))],
+            h in 1usize..9, w in prop_oneof![1usize..40, 40usize..180], cin in prop_oneof![1usize..20, 20usize..70],
+            cout in prop_oneof![1usize..20, 60usize..70], gaps in (0usize..3, 0usize..13), zero_in in -128i32..=127,
+            zero_out in -128i32..=127, relu: bool, exponent in -40f64..-2.01) {
+            let mut stream = Stream(seed);
+            let window = Window { kernel, stride, dilation };
+            let input = TestMap::new(|n| stream.i8s(n), h, w, cin, gaps.0);
+            let taps = kernel * kernel * cin;
+            let weights = stream.weights(cout * taps);
+            let channels: Vec<ConvChannel> = weights.chunks(taps).map(|w| {
+                let scale = Multiplier::from_real(exponent.exp2() / (1 + stream.next() % 4) as f64).unwrap();
+                ConvChannel::folded((stream.next() % 2_000_001) as i64 - 1_000_000, w, zero_in, scale).unwrap()
+            }).collect();
+            let place = Output::int8(zero_out, relu);
+            let mut found = TestMap::filled(99i8, output_size(h, stride), output_size(w, stride), cout, gaps.1);
+            let mut plain = found.clone();
+            let (map, zero) = (input.map(), zero_in as i8);
+            let done = conv(window, &map, zero, &weights, &channels, place, &mut found.map_mut());
+            prop_assert_eq!(done, Ok(super::super::level() == super::super::Level::Vnni));
+            if done == Ok(true) {
+                conv_plain(window, map, zero, &weights, &channels, place, plain.map_mut()).unwrap();
+                prop_assert_eq!(found.data, plain.data);
+            }
+        }
+    }
+}
