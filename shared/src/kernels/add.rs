@@ -40,6 +40,7 @@ fn zip<T: Copy>(a: Map<T>, b: Map<T>, mut output: MapMut<T>, sum: impl Fn(T, T) 
             *out = sum(a, b);
         }
     };
+    let (a, b) = (a.band(output.rows())?, b.band(output.rows())?);
     if let (Some(a), Some(b), Some(out)) = (a.dense(), b.dense(), output.dense_mut()) {
         each(a, b, out);
         return Ok(());

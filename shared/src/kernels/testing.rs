@@ -4,6 +4,7 @@ extern crate std;
 
 use super::{Map, MapMut, Shape};
 use std::{vec, vec::Vec};
+use zerocopy::{FromBytes, IntoBytes};
 
 /// A small deterministic stream (splitmix64): tests draw a seed, and the seed draws the map.
 pub struct Stream(pub u64);
@@ -29,6 +30,21 @@ impl Stream {
     /// Multiples of 1/64 in [−2, 2): sums of products of two are exact in f32 for short sums.
     pub fn f32s(&mut self, n: usize) -> Vec<f32> {
         (0..n).map(|_| (self.next() as i8) as f32 / 64.0).collect()
+    }
+}
+
+/// Working memory of a convolution, full of nonsense.
+pub struct Scratch(Vec<u128>, usize);
+
+impl Scratch {
+    pub fn new(kernel: usize, channels: usize) -> Self {
+        let len = super::conv::scratch_len(kernel, channels);
+        Scratch(vec![0x5A3C_A5C3_7F80_1199; len.div_ceil(16)], len)
+    }
+
+    pub fn bytes(&mut self) -> &mut [i8] {
+        let all = <[i8]>::mut_from_bytes(self.0.as_mut_bytes()).unwrap();
+        &mut all[..self.1]
     }
 }
 

@@ -107,7 +107,8 @@ fn upsample<T: Copy, W: Weight, F: Fn([T; 4]) -> T>(
     if to.height != 2 * from.height || to.width != 2 * from.width || to.channels != from.channels {
         return Err(Error::Shape);
     }
-    for (y, (row, top, bottom)) in Axis::new(from.height).take(to.height).enumerate() {
+    let rows = output.rows();
+    for (y, (row, top, bottom)) in Axis::new(from.height).enumerate().take(rows.end).skip(rows.start) {
         let upper = input.row(row).ok_or(Error::Shape)?;
         // The last position's right neighbour lies outside and has weight 0.
         let lower = input.row(row + 1).unwrap_or(upper);

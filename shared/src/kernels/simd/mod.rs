@@ -31,11 +31,13 @@ mod arm {
     use super::dsp::Dsp as Core;
     #[cfg(kernels = "helium")]
     use super::helium::Helium as Core;
+    use super::micro::Micro;
     use crate::Error;
     use crate::kernels::conv::Window;
     use crate::kernels::dot::dot_i16;
     use crate::kernels::{Map, MapMut};
     use crate::quant::{ConvChannel, Output};
+    use zerocopy::{FromBytes, IntoBytes};
 
     /// [`crate::kernels::dot::Tap::dots`] for the spatial gate: patches of 7×7 taps, seven apart.
     pub fn dots(patches: &[i16], step: usize, row: &[i16], sums: &mut [i32]) {
@@ -47,7 +49,8 @@ mod arm {
         }
     }
 
-    /// See [`super::conv::convolve`].
+    /// See [`super::conv::convolve`]; a half of the working memory for each buffer.
+    #[expect(clippy::too_many_arguments, reason = "the parameters of one layer, as the model image holds them")]
     pub fn conv(
         window: Window,
         input: &Map<i8>,
@@ -55,9 +58,13 @@ mod arm {
         weights: &[i8],
         channels: &[ConvChannel],
         place: Output,
+        scratch: &mut [i8],
         output: &mut MapMut<i8>,
     ) -> Result<bool, Error> {
-        super::conv::convolve::<Core>(window, input, zero_in, weights, channels, place, output)
+        type Tap = <Core as Micro>::Tap;
+        let taps = <[Tap]>::mut_from_bytes(scratch.as_mut_bytes()).map_err(|_| Error::Misaligned)?;
+        let buffers = taps.split_at_mut_checked(taps.len() / 2).ok_or(Error::Unsupported)?;
+        super::conv::convolve::<Core>(window, input, zero_in, weights, channels, place, buffers, output)
     }
 }
 
@@ -65,7 +72,7 @@ mod arm {
 #[cfg(kernels = "vnni")]
 mod x86 {
     use super::conv::convolve;
-    use super::vnni::{Vnni, is_there};
+    use super::vnni::{ROOM, Vnni, is_there};
     use crate::Error;
     use crate::kernels::conv::Window;
     use crate::kernels::{Map, MapMut};
@@ -73,7 +80,9 @@ mod x86 {
 
     pub use super::vnni::dots;
 
-    /// See [`super::conv::convolve`]; the narrowest vector that holds all channels.
+    /// See [`super::conv::convolve`]; the narrowest vector that holds all channels, and larger buffers than the working
+    /// memory that is planned for small cores.
+    #[expect(clippy::too_many_arguments, reason = "as above")]
     pub fn conv(
         window: Window,
         input: &Map<i8>,
@@ -81,6 +90,7 @@ mod x86 {
         weights: &[i8],
         channels: &[ConvChannel],
         place: Output,
+        _: &mut [i8],
         output: &mut MapMut<i8>,
     ) -> Result<bool, Error> {
         let form = match channels.len() {
@@ -89,7 +99,8 @@ mod x86 {
             5..=8 => convolve::<Vnni<8>>,
             _ => convolve::<Vnni<16>>,
         };
-        form(window, input, zero_in, weights, channels, place, output)
+        let (mut columns, mut arranged) = ([0; ROOM], [0; ROOM]);
+        form(window, input, zero_in, weights, channels, place, (&mut columns, &mut arranged), output)
     }
 }
 

@@ -8,11 +8,11 @@
 use core::arch::x86_64::*;
 use core::sync::atomic::{AtomicU8, Ordering};
 
-use super::micro::{Buffer, Cells, Micro, Run};
+use super::micro::{Cells, Micro, Run};
 use crate::kernels::dot::dot_i16;
 
 /// Taps of a buffer: the gathered rows of a whole row of pixels, or the weights of a block of channels.
-const ROOM: usize = 48 * 1024;
+pub const ROOM: usize = 48 * 1024;
 /// Output pixels computed together: enough that no product waits for the one before.
 const PIXELS: usize = 8;
 
@@ -41,11 +41,6 @@ impl<const CHANNELS: usize> Micro for Vnni<CHANNELS> {
     const GROUP: usize = CHANNELS;
     const COLUMN: usize = 1;
     const ORDER: [usize; 4] = [0, 1, 2, 3];
-    type Buffer = Buffer<i8, ROOM>;
-
-    fn buffer(tap: i8) -> Self::Buffer {
-        Buffer([tap; ROOM])
-    }
 
     /// The bytes of x + 128.
     fn copy(cells: Cells, from: &[i8], to: &mut [i8]) {
