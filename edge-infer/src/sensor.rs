@@ -6,7 +6,7 @@
 //! - The deadline is checked after the fact, since nothing here can be interrupted half-way: a late frame is still
 //!   reported, and says that it is late.
 use gsacp_core::confirm::{Confirmer, Rule, Track};
-use gsacp_core::detect::{Detections, Run, Slot, View, Workspace, find};
+use gsacp_core::detect::{Detections, Run, Slot, View, Workspace, find_into};
 use gsacp_core::frame::{Depth, Frame};
 
 use crate::{Alarm, Clock, Fault, FrameSource, Watchdog};
@@ -87,27 +87,29 @@ pub struct Hardware<S, A, C, W, T> {
     pub telemetry: T,
 }
 
-/// The sensor's memory: one frame, and what detection needs for its width.
-pub struct Buffers<'b> {
+/// The sensor's memory: one frame, what detection needs for its width, and what it found.
+pub struct Buffers<'b, const N: usize> {
     /// Width × height bytes.
     pub pixels: &'b mut [u8],
     /// [`Workspace::runs_for`] the width.
     pub runs: &'b mut [Run],
     /// [`Workspace::slots_for`] the width.
     pub slots: &'b mut [Slot],
+    /// The detections of the frame that is being answered.
+    pub found: &'b mut Detections<N>,
 }
 
 /// The application: up to `N` detections a frame, up to `T` targets followed.
 pub struct Sensor<'b, const N: usize, const T: usize> {
     settings: Settings,
-    buffers: Buffers<'b>,
+    buffers: Buffers<'b, N>,
     confirmer: Confirmer<T>,
     faults_in_a_row: u8,
 }
 
 impl<'b, const N: usize, const T: usize> Sensor<'b, N, T> {
     /// A sensor that has seen nothing. Errors: an impossible confirmation rule.
-    pub fn new(settings: Settings, buffers: Buffers<'b>) -> Result<Self, Fault> {
+    pub fn new(settings: Settings, buffers: Buffers<'b, N>) -> Result<Self, Fault> {
         Ok(Self { confirmer: Confirmer::new(settings.rule)?, settings, buffers, faults_in_a_row: 0 })
     }
 
@@ -151,13 +153,13 @@ impl<'b, const N: usize, const T: usize> Sensor<'b, N, T> {
         C: Clock,
         Y: Telemetry,
     {
-        let Buffers { pixels, runs, slots } = &mut self.buffers;
+        let Buffers { pixels, runs, slots, found } = &mut self.buffers;
         let Settings { size, threshold, deadline, .. } = self.settings;
         let sequence = hardware.source.next_frame(size, pixels)?;
         let arrived = hardware.clock.now();
         let frame = Frame::new(pixels, usize::from(size.0), usize::from(size.1), Depth::Eight)?;
         let logits = network.logits(&frame)?;
-        let found: Detections<N> = find(&logits, threshold, &frame, &mut Workspace { runs, slots })?;
+        find_into(&logits, threshold, &frame, &mut Workspace { runs, slots }, found)?;
         self.confirmer.update(&found.list);
         let alarm = self.confirmer.confirmed().next().is_some();
         let line = hardware.alarm.set(alarm);

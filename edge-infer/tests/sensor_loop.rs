@@ -3,7 +3,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use gsacp_core::confirm::Rule;
-use gsacp_core::detect::{Run, Slot, View, Workspace};
+use gsacp_core::detect::{Detections, Run, Slot, View, Workspace};
 use gsacp_core::frame::Frame;
 use gsacp_edge::sensor::{Buffers, Hardware, Report, Settings};
 use gsacp_edge::{Alarm, Clock, Fault, FrameSource, Network, Sensor, Telemetry, Watchdog};
@@ -95,7 +95,8 @@ fn play(script: Vec<Outcome>, ticks: u64, broken_alarm: bool) -> (Heard, Vec<boo
         [Run::EMPTY; Workspace::runs_for(SIZE.0 as usize)],
         [Slot::EMPTY; Workspace::slots_for(SIZE.0 as usize)],
     );
-    let buffers = Buffers { pixels: &mut pixels, runs: &mut runs, slots: &mut slots };
+    let mut found = Detections::EMPTY;
+    let buffers = Buffers { pixels: &mut pixels, runs: &mut runs, slots: &mut slots, found: &mut found };
     let mut sensor = Sensor::<4, 4>::new(settings, buffers).unwrap();
     let line = Rc::default();
     let mut hardware = Hardware {

@@ -14,7 +14,7 @@ use gsacp_core::graph::{BANDS, Graph};
 use gsacp_core::kernels::feature_map::{Map, MapMut, Shape};
 use gsacp_core::kernels::haar::band_map_f32;
 use gsacp_core::kernels::spatial_gate::{band_gate_f32, scratch_len};
-use gsacp_core::plan::{Element, plan};
+use gsacp_core::plan::{Element, plan_apart};
 
 use crate::export;
 use crate::model::{Mode, Msda, StateDict};
@@ -189,7 +189,7 @@ fn haar_band(x: &Tensor, filter: &[f64; 4]) -> Result<Tensor> {
 
 fn engine_maps(graph: &Graph, state: &StateDict, input: &Tensor, places: Vec<Place>) -> Result<Vec<(Place, Tensor)>> {
     let (_, channels, height, width) = input.dims4()?;
-    let plan = plan(graph, height, width, Element::F32)?;
+    let plan = plan_apart(graph, height, width, Element::F32)?;
     let weights = export::flatten(&export::fold(state, graph)?);
     let mut arena = vec![0f32; plan.arena_len];
     let frame = input.permute((0, 2, 3, 1))?.flatten_all()?.to_vec1::<f32>()?;

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Aligned, activations, float_maps, float_weights, frame, model_image};
+use common::{Aligned, activations, float_maps, float_weights, frame, int8_maps, model_image};
 use gsacp_core::Error;
 use gsacp_core::engine::params::{FloatParams, float_params};
 use gsacp_core::engine::{FloatEngine, Int8Engine, View};
@@ -10,7 +10,7 @@ use gsacp_core::graph::{Conv, Graph, HALF, Op, QUARTER, msda};
 use gsacp_core::image::ModelImage;
 use gsacp_core::kernels::conv::{Window, conv_f32};
 use gsacp_core::kernels::{Map, MapMut, Shape, add, haar, max_pool, spatial_gate, squeeze_excite, upsample2};
-use gsacp_core::plan::{Element, Plan, plan};
+use gsacp_core::plan::{Element, Plan, plan, plan_apart};
 
 /// Runs the graph with a vector of its own for every map: no plan, no arena, concatenations by copying.
 fn without_a_plan(graph: &Graph, h: usize, w: usize, weights: &[f32], input: &[f32]) -> Vec<Vec<f32>> {
@@ -63,7 +63,7 @@ fn without_a_plan(graph: &Graph, h: usize, w: usize, weights: &[f32], input: &[f
 
 #[test]
 fn the_arena_changes_no_value_of_any_map() {
-    for (widths, channels, h, w) in [(QUARTER, 1, 32, 48), (QUARTER, 1, 16, 16), ([8, 16, 16, 16, 16], 3, 48, 16)] {
+    for (widths, channels, h, w) in [(QUARTER, 1, 96, 48), (QUARTER, 1, 16, 16), ([8, 16, 16, 16, 16], 3, 48, 16)] {
         let graph = msda(widths, channels);
         let plan = plan(&graph, h, w, Element::F32).unwrap();
         let (weights, input) = (float_weights(&graph, 7), frame(h, w, channels.into(), 3));
@@ -73,6 +73,30 @@ fn the_arena_changes_no_value_of_any_map() {
             assert!(found == expected, "{}", node.label);
         }
         assert!(expected.last().unwrap().iter().any(|&v| v != expected.last().unwrap()[0]));
+    }
+}
+
+fn most_bands(graph: &Graph, plan: &Plan) -> u16 {
+    (0..graph.nodes().len()).map(|id| plan.strip(id).bands).max().unwrap()
+}
+
+/// Sharing memory and running strips band by band changes no byte of any map.
+#[test]
+fn int8_maps_are_those_of_an_arena_in_which_nothing_is_shared() {
+    for (widths, channels, h, w, seed) in
+        [(QUARTER, 1, 128, 160, 1), (QUARTER, 1, 80, 16, 2), (HALF, 1, 64, 48, 3), (QUARTER, 1, 16, 32, 4)]
+    {
+        let graph = msda(widths, channels);
+        let [shared, apart] = [plan, plan_apart].map(|plan| plan(&graph, h, w, Element::Int8).unwrap());
+        assert_eq!((most_bands(&graph, &shared) > 1, most_bands(&graph, &apart)), (h > 16, 1));
+        let image = model_image(&graph, seed);
+        let quantisation = ModelImage::parse(image.bytes()).unwrap().input();
+        let input: Vec<i8> =
+            frame(h, w, channels.into(), seed).iter().map(|&grey| quantisation.quantise(grey)).collect();
+        let [found, expected] = [&shared, &apart].map(|plan| int8_maps(&graph, plan, &image, &input));
+        for ((node, found), expected) in graph.nodes().iter().zip(&found).zip(&expected) {
+            assert!(found == expected, "{h}×{w}: {}", node.label);
+        }
     }
 }
 
@@ -88,23 +112,18 @@ fn int8_follows_float_through_every_layer() {
         let scales = activations(&graph, &expected);
 
         let plan = plan(&graph, 32, 48, Element::Int8).unwrap();
-        let mut arena = Aligned::zeroed(plan.arena_len);
-        arena.i8s_mut().fill(99);
-        let parsed = ModelImage::parse(image.bytes()).unwrap();
-        let mut engine = Int8Engine::new(&graph, &plan, parsed, arena.i8s_mut()).unwrap();
-        let quantised: Vec<i8> = input.iter().map(|&v| parsed.input().quantise(v)).collect();
-        let check = |id: usize, node: &gsacp_core::graph::Node, view: View| {
-            let found: Vec<f32> = match view {
-                View::Int8(map) => map.pixels().flatten().map(|&q| scales[id].dequantise(q)).collect(),
-                View::Logits(logits) => logits.iter().map(|&l| f32::from(l) / 256.0).collect(),
-            };
+        let quantisation = ModelImage::parse(image.bytes()).unwrap().input();
+        let quantised: Vec<i8> = input.iter().map(|&v| quantisation.quantise(v)).collect();
+        let maps = int8_maps(&graph, &plan, &image, &quantised);
+        for (id, (node, map)) in graph.nodes().iter().zip(maps).enumerate() {
+            let real = |q: &i16| scales[id].scale * (f32::from(*q) - scales[id].zero as f32);
+            let found: Vec<f32> = map.iter().map(real).collect();
             let power: f32 = expected[id].iter().map(|v| v * v).sum();
             let error: f32 = found.iter().zip(&expected[id]).map(|(a, b)| (a - b) * (a - b)).sum();
             let ratio = (error / power).sqrt();
             println!("{:>3} {} {ratio:.4}", id, node.label);
             assert!(ratio < 0.12, "{}: relative error {ratio}", node.label);
-        };
-        engine.run_with(&quantised, check).unwrap();
+        }
     }
 }
 

@@ -32,7 +32,8 @@ pub struct FrameReport {
     pub late: bool,
     /// The detections, in order. Floats are printed in the shortest form that reads back to the same bits.
     pub detections: Vec<Detection>,
-    /// CRC-32 of each layer's output by node number, where asked for.
+    /// A hash of each layer's output by node number, where asked for: the CRC-32 of the bands in which it came, joined by
+    /// [`join_band`].
     pub layers: BTreeMap<u16, u32>,
     /// Instructions of each layer by node number, where asked for; node 0 includes whatever came before it.
     pub layer_instructions: BTreeMap<u16, u64>,
@@ -54,7 +55,7 @@ pub struct BoardReport {
     /// One layer's outputs in that order, where asked for.
     pub layer: Vec<u8>,
     /// Layers of the frame whose own line has not come yet.
-    pending: BTreeMap<u16, (u32, u64)>,
+    pending: (BTreeMap<u16, u32>, BTreeMap<u16, u64>),
 }
 
 /// What goes into a run.
@@ -117,6 +118,12 @@ fn read_or_empty(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
+/// Adds the CRC-32 of a layer's next band to the hashes of a frame's layers.
+pub fn join_band(layers: &mut BTreeMap<u16, u32>, node: u16, crc: u32) {
+    let hash = layers.entry(node).or_default();
+    *hash = hash.rotate_left(1) ^ crc;
+}
+
 /// Takes one line into the report; true for the last line.
 fn note(report: &mut BoardReport, line: &str) -> Result<bool> {
     let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
@@ -135,10 +142,7 @@ fn note(report: &mut BoardReport, line: &str) -> Result<bool> {
         "model" => report.slot = field("slot")?.to_owned(),
         "frame" => {
             let frame = report.frames.entry(number("n")? as u16).or_default();
-            for (node, (crc, instructions)) in std::mem::take(&mut report.pending) {
-                frame.layers.insert(node, crc);
-                frame.layer_instructions.insert(node, instructions);
-            }
+            (frame.layers, frame.layer_instructions) = std::mem::take(&mut report.pending);
             frame.crc = hash("crc")?;
             frame.instructions = number("instructions")?;
             frame.dropped = number("dropped")? as u32;
@@ -163,7 +167,9 @@ fn note(report: &mut BoardReport, line: &str) -> Result<bool> {
         }
         "layer" => {
             // A frame's layers come before the frame's own lines, which alone carry its number.
-            report.pending.insert(number("node")? as u16, (hash("crc")?, number("instructions")?));
+            let (node, (layers, instructions)) = (number("node")? as u16, &mut report.pending);
+            join_band(layers, node, hash("crc")?);
+            *instructions.entry(node).or_default() += number("instructions")?;
         }
         "end" => {
             report.stack = (number("stack")?, number("reserved")?);
@@ -184,6 +190,9 @@ mod tests {
         for line in [
             "model slot=A",
             "fault BadChecksum",
+            "layer node=5 crc=80000001 instructions=10",
+            "layer node=6 crc=00000007 instructions=1",
+            "layer node=5 crc=00000100 instructions=32",
             "detection n=3 x=12.5 y=0.33333334 area=7 left=1 top=2 right=3 bottom=4 first_x=1 peak=-0.5 contrast=0.1",
             "frame n=3 crc=00ff00ff instructions=123456789012 detections=1 dropped=0 alarm=false late=true",
         ] {
@@ -193,6 +202,8 @@ mod tests {
         let frame = &report.frames[&3];
         assert_eq!((frame.crc, frame.instructions, frame.late), (0x00FF_00FF, 123_456_789_012, true));
         assert_eq!(frame.detections[0].y.to_bits(), (1.0f32 / 3.0).to_bits());
+        assert_eq!(frame.layers, [(5, 0x103), (6, 7)].into());
+        assert_eq!(frame.layer_instructions, [(5, 42), (6, 1)].into());
         assert_eq!((report.faults.len(), report.stack), (1, (1234, 16384)));
     }
 

@@ -25,7 +25,7 @@ pub struct Board {
     pub ram_budget: u64,
     /// Arena of the quarter network, bytes.
     pub arena_budget: u64,
-    /// Stack that a frame may use, bytes, of the 40 KB reserved.
+    /// Stack that a frame may use, bytes.
     pub stack_budget: u64,
 }
 
@@ -42,8 +42,8 @@ pub const BOARDS: [Board; 2] = [
         reel: 0x6000_0000,
         flash_budget: 192 << 10,
         ram_budget: 48 << 10,
-        arena_budget: 600_000,
-        stack_budget: 24 << 10,
+        arena_budget: 400_000,
+        stack_budget: 8 << 10,
     },
     Board {
         name: "mps2-an500",
@@ -53,8 +53,8 @@ pub const BOARDS: [Board; 2] = [
         reel: 0x6000_0000,
         flash_budget: 192 << 10,
         ram_budget: 48 << 10,
-        arena_budget: 600_000,
-        stack_budget: 24 << 10,
+        arena_budget: 400_000,
+        stack_budget: 8 << 10,
     },
 ];
 

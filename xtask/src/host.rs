@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use gsacp_core::detect::{Run, Slot, Workspace};
+use gsacp_core::detect::{Detections, Run, Slot, Workspace};
 use gsacp_core::engine::int8::{Int8Engine, View};
 use gsacp_core::graph::{Graph, QUARTER, msda};
 use gsacp_core::image::ModelImage;
@@ -14,7 +14,7 @@ use gsacp_edge::sensor::{Buffers, Hardware, MAX_DETECTIONS, MAX_TARGETS, Report,
 use gsacp_edge::{Alarm, Clock, Fault, Sensor, Telemetry, Watchdog};
 
 use crate::aligned::Aligned;
-use crate::bench::FrameReport;
+use crate::bench::{FrameReport, join_band};
 use crate::board::FRAME;
 use crate::frames::{Frame, reel};
 
@@ -102,7 +102,8 @@ pub fn run(image: &[u8], frames: &[Frame], wanted: Wanted) -> Result<HostReport>
     let mut pixels = vec![0; width * usize::from(FRAME.1)];
     let mut runs = vec![Run::EMPTY; Workspace::runs_for(width)];
     let mut slots = vec![Slot::EMPTY; Workspace::slots_for(width)];
-    let buffers = Buffers { pixels: &mut pixels, runs: &mut runs, slots: &mut slots };
+    let mut found = Detections::EMPTY;
+    let buffers = Buffers { pixels: &mut pixels, runs: &mut runs, slots: &mut slots, found: &mut found };
     let mut sensor = Sensor::<MAX_DETECTIONS, MAX_TARGETS>::new(Settings::usual(FRAME, threshold, u64::MAX), buffers)?;
     let reel = reel(frames, wanted);
     let mut hardware = Hardware {
@@ -114,11 +115,12 @@ pub fn run(image: &[u8], frames: &[Frame], wanted: Wanted) -> Result<HostReport>
     };
     while sensor.step(&mut network, &mut hardware) != Err(Fault::Finished) {}
     report.layer = layer;
-    if wanted.layers {
-        let nodes = graph.nodes().len();
-        ensure!(hashes.len() == nodes * report.frames.len(), "a layer was not seen");
-        for (frame, hashes) in report.frames.values_mut().zip(hashes.chunks(nodes)) {
-            frame.layers = hashes.iter().copied().collect();
+    if wanted.layers && !report.frames.is_empty() {
+        // Every frame comes in the same bands.
+        let taps = hashes.len() / report.frames.len();
+        for (frame, hashes) in report.frames.values_mut().zip(hashes.chunks(taps)) {
+            hashes.iter().for_each(|&(node, crc)| join_band(&mut frame.layers, node, crc));
+            ensure!(frame.layers.len() == graph.nodes().len(), "a layer was not seen");
         }
     }
     Ok(report)

@@ -14,6 +14,7 @@ pub mod host;
 pub mod kernels;
 pub mod model;
 pub mod parity;
+pub mod plan_map;
 pub mod repository;
 pub mod sample;
 

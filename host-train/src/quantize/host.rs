@@ -7,7 +7,7 @@ use gsacp_core::engine::{Int8Engine, View};
 use gsacp_core::frame::{Depth, Frame, Quantiser};
 use gsacp_core::graph::{Graph, Node};
 use gsacp_core::image::{MAGIC, ModelImage};
-use gsacp_core::plan::{Element, plan};
+use gsacp_core::plan::{Element, Plan, plan, plan_apart};
 use gsacp_core::threshold::OperatingPoint;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -93,11 +93,12 @@ impl Int8Network {
     /// The logit map of an image in steps of 1/256, row by row, without the padding.
     pub fn logits(&self, image: &StoredImage) -> Result<Vec<i16>> {
         let (width, height) = (padded(image.width), padded(image.height));
-        let logits = self.run(&self.quantise(image)?, width, height, |_, _, _| {})?;
+        let logits =
+            self.run_in(plan(&self.graph, height, width, Element::Int8)?, &self.quantise(image)?, |_, _, _| {})?;
         Ok(logits.chunks_exact(width).take(image.height).flat_map(|row| row[..image.width].iter().copied()).collect())
     }
 
-    /// Runs the network on a quantised frame of `width`×`height` pixels (multiples of 16); `tap` sees every map.
+    /// Runs the network on a quantised frame of `width`×`height` pixels (multiples of 16); `tap` sees every map whole.
     pub fn run(
         &self,
         input: &[i8],
@@ -105,10 +106,16 @@ impl Int8Network {
         height: usize,
         tap: impl FnMut(usize, &Node, View),
     ) -> Result<Vec<i16>> {
-        let plan = plan(&self.graph, height, width, Element::Int8)?;
+        self.run_in(plan_apart(&self.graph, height, width, Element::Int8)?, input, tap)
+    }
+
+    fn run_in(&self, plan: Plan, input: &[i8], tap: impl FnMut(usize, &Node, View)) -> Result<Vec<i16>> {
         let mut arena = vec![0u128; plan.arena_len.div_ceil(size_of::<u128>())];
         let arena = <[i8]>::mut_from_bytes(arena.as_mut_bytes()).ok().context("bytes have no alignment")?;
-        ensure!(input.len() == width * height * usize::from(self.info.input_channels), "a frame of another size");
+        ensure!(
+            input.len() == plan.width * plan.height * usize::from(self.info.input_channels),
+            "a frame of another size"
+        );
         let mut engine = Int8Engine::new(&self.graph, &plan, self.image()?, arena)?;
         Ok(engine.run_with(input, tap)?.to_vec())
     }

@@ -148,17 +148,31 @@ pub fn find<L: Logit, const N: usize>(
     frame: &Frame<'_>,
     workspace: &mut Workspace<'_>,
 ) -> Result<Detections<N>, Error> {
+    let mut found = Detections::EMPTY;
+    find_into(map, threshold, frame, workspace, &mut found)?;
+    Ok(found)
+}
+
+/// As [`find`], into a list that the caller holds; what was in it is gone, also where an error is returned.
+pub fn find_into<L: Logit, const N: usize>(
+    map: &View<'_, L>,
+    threshold: L,
+    frame: &Frame<'_>,
+    workspace: &mut Workspace<'_>,
+    found: &mut Detections<N>,
+) -> Result<(), Error> {
+    found.list.clear();
+    found.dropped = 0;
     for (expected, found) in [(map.width, frame.width()), (map.height, frame.height())] {
         if expected != found || expected > usize::from(u16::MAX) {
             return Err(Error::WrongLength { expected, found });
         }
     }
-    let mut found = Detections { list: heapless::Vec::new(), dropped: 0 };
     components(map, threshold, workspace, |component| found.insert(component))?;
     for detection in &mut found.list {
         detection.contrast = contrast(frame, detection);
     }
-    Ok(found)
+    Ok(())
 }
 
 /// Hands every component of `map` over `threshold` to `closed`, in the order in which they end (not raster order).
@@ -188,6 +202,9 @@ fn peak<L: Logit>(run: &[L]) -> f32 {
 }
 
 impl<const N: usize> Detections<N> {
+    /// None.
+    pub const EMPTY: Self = Detections { list: heapless::Vec::new(), dropped: 0 };
+
     fn insert(&mut self, component: &Component) {
         let detection = Detection {
             x: component.sum_x as f32 / component.area as f32,

@@ -1,6 +1,6 @@
 //! The float32 engine: the reference that candle and the int8 engine are held against, and the host's fast check.
 
-use super::arena::{self, Loan};
+use super::arena::{self, Loan, Turn};
 use super::params::{FloatParams, float_params};
 use crate::Error;
 use crate::graph::{Graph, Node, Op};
@@ -33,29 +33,42 @@ impl<'a> FloatEngine<'a> {
         self.run_with(input, |_, _, _| {})
     }
 
-    /// As [`Self::run`]; `tap` sees every node and its map as soon as it is there.
+    /// As [`Self::run`]; `tap` sees every node and its map as soon as it is there, the bands of a strip
+    /// ([`crate::plan`]) one by one.
     pub fn run_with(&mut self, input: &[f32], mut tap: impl FnMut(usize, &Node, Map<f32>)) -> Result<&[f32], Error> {
-        for (id, (node, params)) in float_params(self.graph, self.weights)?.enumerate() {
-            self.node(id, node, params, input)?;
-            tap(id, node, arena::view(self.arena, self.plan, id, node)?);
+        let (graph, plan) = (self.graph, self.plan);
+        let mut nodes = float_params(graph, self.weights)?.enumerate();
+        let mut next = 0;
+        while next < graph.nodes().len() {
+            let strip = plan.strip(next);
+            let count = (usize::from(strip.last) + 1).saturating_sub(next).max(1);
+            let mut after = nodes.clone();
+            for band in 0..usize::from(strip.bands) {
+                arena::advance(self.arena, graph, plan, strip, band)?;
+                after = nodes.clone();
+                for (id, (node, params)) in after.by_ref().take(count) {
+                    let turn = Turn { graph, plan, id, node, band };
+                    if !turn.rows().is_empty() {
+                        self.node(turn, params, input)?;
+                        tap(id, node, turn.view(self.arena)?);
+                    }
+                }
+            }
+            (nodes, next) = (after, next + count);
         }
         let logits = self.plan.buffer(self.graph.nodes().len().saturating_sub(1));
         let pixels = self.plan.height * self.plan.width;
         self.arena.get(logits.offset..).and_then(|l| l.get(..pixels)).ok_or(Error::WrongPlan)
     }
 
-    fn node(&mut self, id: usize, node: &Node, params: FloatParams, frame: &[f32]) -> Result<(), Error> {
-        let (graph, plan) = (self.graph, self.plan);
-        let loan = Loan::new(self.arena, plan, id)?;
-        let input = |k: usize| {
-            let id = usize::from(*node.inputs().get(k).ok_or(Error::WrongPlan)?);
-            loan.input(plan, id, graph.nodes().get(id).ok_or(Error::WrongPlan)?)
-        };
-        match (node.op, params) {
+    fn node(&mut self, turn: Turn, params: FloatParams, frame: &[f32]) -> Result<(), Error> {
+        let loan = Loan::new(self.arena, turn)?;
+        let input = |k: usize| loan.input(k).map(|(_, map)| map);
+        match (turn.node.op, params) {
             (Op::Input, _) => {
-                let (to, found) = (arena::shape(plan, id, node).extent().unwrap_or(0), frame.len());
+                let (to, found) = (turn.shape().extent().unwrap_or(0), frame.len());
                 let wrong = Error::WrongLength { expected: to, found };
-                let to = loan.into_buffer().get_mut(..to).ok_or(Error::WrongPlan)?;
+                let to = loan.into_buffer().0.get_mut(..to).ok_or(Error::WrongPlan)?;
                 if to.len() != found {
                     return Err(wrong);
                 }
@@ -65,33 +78,33 @@ impl<'a> FloatEngine<'a> {
             (Op::Conv(c), FloatParams::Conv { weight, bias }) => {
                 let window = conv::Window::from(c);
                 let x = input(0)?;
-                conv::conv_f32(window, c.relu, x, weight, bias, loan.output(plan, id, node)?.0)
+                conv::conv_f32(window, c.relu, x, weight, bias, loan.output()?.0)
             }
             (Op::HaarInject, _) => {
                 let x = input(0)?;
-                haar::haar_inject_f32(x, loan.output(plan, id, node)?.0)
+                haar::haar_inject_f32(x, loan.output()?.0)
             }
             (Op::SpatialGate(_), FloatParams::SpatialGate(parameters)) => {
                 let x = input(0)?;
-                let (out, scratch) = loan.output(plan, id, node)?;
+                let (out, scratch) = loan.output()?;
                 spatial_gate::spatial_gate_f32(x, parameters, scratch, out)
             }
             (Op::SqueezeExcite { .. }, FloatParams::SqueezeExcite { reduce, expand }) => {
                 let x = input(0)?;
-                let (out, scratch) = loan.output(plan, id, node)?;
+                let (out, scratch) = loan.output()?;
                 squeeze_excite::squeeze_excite_f32(x, reduce, expand, scratch, out)
             }
             (Op::MaxPool { size }, _) => {
                 let x = input(0)?;
-                max_pool::max_pool(usize::from(size), x, loan.output(plan, id, node)?.0)
+                max_pool::max_pool(usize::from(size), x, loan.output()?.0)
             }
             (Op::Upsample2, _) => {
                 let x = input(0)?;
-                upsample2::upsample2_f32(x, loan.output(plan, id, node)?.0)
+                upsample2::upsample2_f32(x, loan.output()?.0)
             }
             (Op::Add { relu }, _) => {
                 let (a, b) = (input(0)?, input(1)?);
-                add::add_f32(a, b, relu, loan.output(plan, id, node)?.0)
+                add::add_f32(a, b, relu, loan.output()?.0)
             }
             // The members are already in place.
             (Op::Concat, _) => Ok(()),

@@ -1,13 +1,14 @@
 //! The int8 engine: the float engine's twin in the integer contract, for the sensor and, bit for bit, the host.
 
-use super::arena::{self, Loan};
+use super::arena::{self, Loan, Turn};
 use super::params::Int8Params;
 use crate::Error;
 use crate::graph::{Graph, Node, Op};
 use crate::image::ModelImage;
-use crate::kernels::{Map, add, conv, haar, max_pool, spatial_gate, squeeze_excite, upsample2};
+use crate::kernels::{Map, MapMut, add, conv, haar, max_pool, spatial_gate, squeeze_excite, upsample2};
 use crate::plan::{ALIGN, Element, Plan};
 use crate::quant::{Activation, Output};
+use core::ops::Range;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// A graph with its model image and the buffer it runs in.
@@ -18,12 +19,12 @@ pub struct Int8Engine<'a> {
     arena: &'a mut [i8],
 }
 
-/// The map of a node.
+/// The map of a node, or some rows of it.
 #[derive(Debug, Clone, Copy)]
 pub enum View<'a> {
     /// Every node's but the last.
     Int8(Map<'a, i8>),
-    /// The logit map, dense, in steps of 1/256.
+    /// Rows of the logit map, dense, in steps of 1/256.
     Logits(&'a [i16]),
 }
 
@@ -62,7 +63,8 @@ impl<'a> Int8Engine<'a> {
         self.run_with(input, |_, _, _| {})
     }
 
-    /// As [`Self::run`]; `tap` sees every node and its map as soon as it is there.
+    /// As [`Self::run`]; `tap` sees every node and its map as soon as it is there, the bands of a strip
+    /// ([`crate::plan`]) one by one.
     pub fn run_with(&mut self, input: &[i8], tap: impl FnMut(usize, &Node, View)) -> Result<&[i16], Error> {
         let to = self.input_mut()?;
         if to.len() != input.len() {
@@ -80,75 +82,94 @@ impl<'a> Int8Engine<'a> {
     /// As [`Self::run_in_place`], with the tap of [`Self::run_with`].
     pub fn run_in_place_with(&mut self, mut tap: impl FnMut(usize, &Node, View)) -> Result<&[i16], Error> {
         let last = self.graph.nodes().len().saturating_sub(1);
-        let image = self.image;
-        for (id, (node, params)) in image.params(self.graph).enumerate() {
-            self.node(id, node, params?, id == last)?;
-            if id == last {
-                tap(id, node, View::Logits(self.logits(last)?));
-            } else {
-                tap(id, node, View::Int8(arena::view(self.arena, self.plan, id, node)?));
+        let (graph, plan, image) = (self.graph, self.plan, self.image);
+        let mut nodes = image.params(graph).enumerate();
+        let mut next = 0;
+        while next < graph.nodes().len() {
+            let strip = plan.strip(next);
+            let count = (usize::from(strip.last) + 1).saturating_sub(next).max(1);
+            let mut after = nodes.clone();
+            for band in 0..usize::from(strip.bands) {
+                arena::advance(self.arena, graph, plan, strip, band)?;
+                after = nodes.clone();
+                for (id, (node, params)) in after.by_ref().take(count) {
+                    let turn = Turn { graph, plan, id, node, band };
+                    if turn.rows().is_empty() {
+                        continue;
+                    }
+                    self.node(turn, params?, id == last)?;
+                    if id == last {
+                        tap(id, node, View::Logits(self.logits(last, turn.rows())?));
+                    } else {
+                        tap(id, node, View::Int8(turn.view(self.arena)?));
+                    }
+                }
             }
+            (nodes, next) = (after, next + count);
         }
-        self.logits(last)
+        self.logits(last, 0..plan.height)
     }
 
-    fn logits(&self, last: usize) -> Result<&[i16], Error> {
-        let (start, bytes) = (self.plan.buffer(last).offset, 2 * self.plan.height * self.plan.width);
-        let bytes = self.arena.get(start..).and_then(|a| a.get(..bytes)).ok_or(Error::WrongPlan)?;
+    fn logits(&self, last: usize, rows: Range<usize>) -> Result<&[i16], Error> {
+        let buffer = self.arena.get(self.plan.buffer(last).offset..).ok_or(Error::WrongPlan)?;
+        let row = 2 * self.plan.width;
+        let bytes = buffer.get(rows.start * row..rows.end * row).ok_or(Error::WrongPlan)?;
         <[i16]>::ref_from_bytes(bytes.as_bytes()).map_err(|_| Error::Misaligned)
     }
 
-    fn node(&mut self, id: usize, node: &Node, params: Int8Params, logits: bool) -> Result<(), Error> {
-        let (graph, plan, image) = (self.graph, self.plan, self.image);
-        let loan = Loan::new(self.arena, plan, id)?;
+    fn node(&mut self, turn: Turn, params: Int8Params, logits: bool) -> Result<(), Error> {
+        let image = self.image;
+        let loan = Loan::new(self.arena, turn)?;
         let input = |k: usize| -> Result<(Map<i8>, &Activation), Error> {
-            let id = usize::from(*node.inputs().get(k).ok_or(Error::WrongPlan)?);
-            let map = loan.input(plan, id, graph.nodes().get(id).ok_or(Error::WrongPlan)?)?;
+            let (id, map) = loan.input(k)?;
             Ok((map, image.activations().get(id).ok_or(Error::WrongPlan)?))
         };
-        let zero_out = image.activations().get(id).ok_or(Error::WrongPlan)?.zero;
+        let zero_out = image.activations().get(turn.id).ok_or(Error::WrongPlan)?.zero;
         let place = Output::int8(zero_out, false);
-        match (node.op, params) {
+        match (turn.node.op, params) {
             (Op::Conv(c), Int8Params::Conv { weight, channels }) => {
                 let ((x, from), window) = (input(0)?, conv::Window::from(c));
                 let zero_in = from.zero as i8;
                 if logits {
-                    let shape = arena::shape(plan, id, node);
-                    let out = <[i16]>::mut_from_bytes(loan.into_buffer().as_mut_bytes());
-                    let out = crate::kernels::MapMut::new(out.map_err(|_| Error::Misaligned)?, shape)?;
-                    return conv::conv_plain(window, x, zero_in, weight, channels, Output::logit(), out);
+                    let (out, scratch) = loan.into_buffer();
+                    let out = <[i16]>::mut_from_bytes(out.as_mut_bytes()).map_err(|_| Error::Misaligned)?;
+                    let above = turn.rows().start * turn.shape().width;
+                    let out = out.get_mut(above..).ok_or(Error::WrongPlan)?;
+                    let out = MapMut::of_rows(out, turn.shape(), turn.rows())?;
+                    return conv::conv_plain(window, x, zero_in, weight, channels, Output::logit(), scratch, out);
                 }
                 let place = Output::int8(zero_out, c.relu);
-                conv::conv_int8(window, x, zero_in, weight, channels, place, loan.output(plan, id, node)?.0)
+                let (out, scratch) = loan.output()?;
+                conv::conv_int8(window, x, zero_in, weight, channels, place, scratch, out)
             }
             (Op::HaarInject, Int8Params::Rescale(scale)) => {
                 let (x, _) = input(0)?;
-                haar::haar_inject_int8(x, scale, place, loan.output(plan, id, node)?.0)
+                haar::haar_inject_int8(x, scale, place, loan.output()?.0)
             }
             (Op::SpatialGate(_), Int8Params::SpatialGate { weight, bands, output }) => {
                 let (x, from) = input(0)?;
-                let (out, scratch) = loan.output(plan, id, node)?;
+                let (out, scratch) = loan.output()?;
                 let scratch = <[i16]>::mut_from_bytes(scratch.as_mut_bytes()).map_err(|_| Error::Misaligned)?;
                 spatial_gate::spatial_gate_int8(x, from.zero as i8, weight, bands, output, place, scratch, out)
             }
             (Op::SqueezeExcite { .. }, Int8Params::SqueezeExcite(layer)) => {
                 let (x, from) = input(0)?;
-                let (out, scratch) = loan.output(plan, id, node)?;
+                let (out, scratch) = loan.output()?;
                 let scratch = <[i32]>::mut_from_bytes(scratch.as_mut_bytes()).map_err(|_| Error::Misaligned)?;
                 squeeze_excite::squeeze_excite_int8(x, from.zero, &layer, place, scratch, out)
             }
             (Op::MaxPool { size }, _) => {
                 let (x, _) = input(0)?;
-                max_pool::max_pool(usize::from(size), x, loan.output(plan, id, node)?.0)
+                max_pool::max_pool(usize::from(size), x, loan.output()?.0)
             }
             (Op::Upsample2, Int8Params::Rescale(scale)) => {
                 let (x, from) = input(0)?;
-                upsample2::upsample2_int8(x, from.zero, scale, place, loan.output(plan, id, node)?.0)
+                upsample2::upsample2_int8(x, from.zero, scale, place, loan.output()?.0)
             }
             (Op::Add { relu }, Int8Params::Add(scale)) => {
                 let ((a, from_a), (b, from_b)) = (input(0)?, input(1)?);
                 let place = Output::int8(zero_out, relu);
-                add::add_int8(a, b, [from_a.zero, from_b.zero], scale, place, loan.output(plan, id, node)?.0)
+                add::add_int8(a, b, [from_a.zero, from_b.zero], scale, place, loan.output()?.0)
             }
             // The frame and the members are already in place.
             (Op::Input | Op::Concat, _) => Ok(()),

@@ -92,7 +92,7 @@ pub fn float_len(graph: &Graph) -> usize {
 pub fn float_params<'a>(
     graph: &'a Graph,
     weights: &'a [f32],
-) -> Result<impl Iterator<Item = (&'a Node, FloatParams<'a>)>, Error> {
+) -> Result<impl Iterator<Item = (&'a Node, FloatParams<'a>)> + Clone, Error> {
     let (expected, found) = (float_len(graph), weights.len());
     if expected != found {
         return Err(Error::WrongLength { expected, found });

@@ -90,11 +90,22 @@ pub struct Node {
     pub channels: u16,
     /// The output has (height >> level) × (width >> level) pixels.
     pub level: u8,
+    /// Last node of the strip that this one belongs to, 0 where it is in none. The nodes of a strip follow each other,
+    /// have one level, and read each other only through operations that look at a few neighbouring rows: an executor
+    /// may run them together, some rows at a time (see [`crate::plan`]).
+    pub strip_end: NodeId,
 }
 
 impl Node {
-    const EMPTY: Node =
-        Node { label: Name::new(""), op: Op::Input, inputs: [0; MAX_INPUTS], input_count: 0, channels: 0, level: 0 };
+    const EMPTY: Node = Node {
+        label: Name::new(""),
+        op: Op::Input,
+        inputs: [0; MAX_INPUTS],
+        input_count: 0,
+        channels: 0,
+        level: 0,
+        strip_end: 0,
+    };
 
     /// Nodes that this one reads, in order.
     pub const fn inputs(&self) -> &[NodeId] {
@@ -132,6 +143,15 @@ impl Graph {
         self.nodes[self.len] = node;
         self.len += 1;
         (self.len - 1) as NodeId
+    }
+
+    /// Makes the nodes from `first` to the last one a strip.
+    const fn make_strip(&mut self, first: usize) {
+        let mut i = first;
+        while i < self.len {
+            self.nodes[i].strip_end = (self.len - 1) as NodeId;
+            i += 1;
+        }
     }
 
     /// Nodes in running order.

@@ -1,7 +1,8 @@
 //! MSDA-Net (METHOD.md §1, arXiv 2406.02037) for any widths and 1 or 3 input channels, by the reference's names.
 //!
 //! CBR(k, d) is conv → batch norm → ReLU. The decoder's blocks are scheduled late, so that the encoder's maps, not
-//! the decoder's wider ones, are what stays alive across the deep levels.
+//! the decoder's wider ones, are what stays alive across the deep levels. The branches of an RFB up to the conv that
+//! joins them, and an LCL with the SBAM that it feeds (at level 1 the head, too), are strips.
 
 use super::{Conv, Graph, Name, NodeId, Op};
 
@@ -58,11 +59,15 @@ pub const fn msda(widths: [u16; 5], input_channels: u16) -> Graph {
     level = 4;
     while level > 0 {
         level -= 1;
+        let first = b.g.len;
         let skip = b.lcl(outs[level], Name::new(LCL[level]));
         d = b.sbam(d, skip, Name::new(SBAM[level]));
+        if level == 0 {
+            let h = b.plain(d, Name::new("layer.0"), Name::new("layer.0"), true, widths[0]);
+            b.plain(h, Name::new("logits"), Name::new("layer.2"), false, 1);
+        }
+        b.g.make_strip(first);
     }
-    let h = b.plain(d, Name::new("layer.0"), Name::new("layer.0"), true, widths[0]);
-    b.plain(h, Name::new("logits"), Name::new("layer.2"), false, 1);
     b.g
 }
 
@@ -169,7 +174,7 @@ impl Builder {
 
     /// RFB: four branches of growing reach → CBR3 → FrequencyAttention → SE → CBR3, residual.
     const fn rfb(&mut self, x: NodeId, name: Name) -> NodeId {
-        let w = self.channels(x);
+        let (w, first) = (self.channels(x), self.g.len);
         let (n0, n1, n2, n3) =
             (name.join(".branch0"), name.join(".branch1"), name.join(".branch2"), name.join(".branch3"));
         let b0 = self.cbr_last(x, n0, ".0", 1, 1, w);
@@ -181,6 +186,7 @@ impl Builder {
         let b3 = self.cbr_last(b3, n3, ".1", 3, 5, w);
         let cat = self.concat(&[b0, b1, b2, b3], name.join(".cat"));
         let y = self.cbr(cat, name.join(".conv_cat"), 3, 1, w);
+        self.g.make_strip(first);
 
         let fa = name.join(".FrequencyAttention");
         let s = self.g.push(fa.join(".gate"), Op::SpatialGate(fa), &[y], w, self.level(x));
@@ -257,6 +263,7 @@ impl Builder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    extern crate std;
 
     /// METHOD.md §1, counted there on the reference itself.
     #[test]
@@ -297,6 +304,24 @@ mod tests {
         }
         let last = g.nodes().last().expect("the graph has nodes");
         assert_eq!((last.channels, last.level), (1, 0));
+    }
+
+    /// What an executor that runs a strip some rows at a time relies on.
+    #[test]
+    fn nodes_of_a_strip_read_each_other_by_rows() {
+        let g = msda(QUARTER, 1);
+        let ends: std::collections::BTreeSet<NodeId> = g.nodes().iter().map(|n| n.strip_end).collect();
+        assert_eq!(ends.len(), 1 + 10 + 4, "ten RFBs, four LCLs with their SBAMs");
+        for node in g.nodes().iter().filter(|n| n.strip_end != 0) {
+            assert_eq!(node.level, g.nodes()[node.strip_end as usize].level);
+            let inside = |&&j: &&NodeId| g.nodes()[j as usize].strip_end == node.strip_end;
+            let by_rows = match node.op {
+                Op::Conv(c) => c.stride == 1,
+                Op::Add { .. } | Op::Concat => true,
+                _ => node.inputs().iter().find(inside).is_none(),
+            };
+            assert!(by_rows, "{}", node.label);
+        }
     }
 
     #[test]

@@ -177,7 +177,7 @@ impl<'a> ModelImage<'a> {
     pub fn params<'g>(
         &self,
         graph: &'g Graph,
-    ) -> impl Iterator<Item = (&'g Node, Result<Int8Params<'a>, Error>)> + use<'a, 'g> {
+    ) -> impl Iterator<Item = (&'g Node, Result<Int8Params<'a>, Error>)> + Clone + use<'a, 'g> {
         let mut reader = tensors::Reader::new(self.payload);
         let skipped = reader.take::<Activation>(graph.nodes().len()).map(|_| ());
         graph.nodes().iter().map(move |node| (node, skipped.and_then(|()| reader.params(graph, node))))

@@ -32,6 +32,7 @@ pub fn payload_len(graph: &Graph) -> usize {
 }
 
 /// Reads tensors in place, one after the other.
+#[derive(Clone)]
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
 }

@@ -21,7 +21,7 @@ pub fn add_int8(
     place: Output,
     #[cfg_attr(not(kernels = "vnni"), expect(unused_mut))] mut output: MapMut<i8>,
 ) -> Result<(), Error> {
-    check(&a, &b, &output)?;
+    let [a, b] = fitted(a, b, &output)?;
     #[cfg(kernels = "vnni")]
     if super::simd::x86::add::add([&a, &b], zeros, scale, place, &mut output).is_some() {
         return Ok(());
@@ -39,14 +39,18 @@ pub fn add_int8(
     })
 }
 
-fn check<T: Copy>(a: &Map<T>, b: &Map<T>, output: &MapMut<T>) -> Result<(), Error> {
-    let shape = output.shape();
-    if a.shape().same_size(&shape) && b.shape().same_size(&shape) { Ok(()) } else { Err(Error::Shape) }
+/// The rows of both maps that `output` holds.
+fn fitted<'a, T: Copy>(a: Map<'a, T>, b: Map<'a, T>, output: &MapMut<T>) -> Result<[Map<'a, T>; 2], Error> {
+    let (shape, rows) = (output.shape(), output.rows());
+    if !a.shape().same_size(&shape) || !b.shape().same_size(&shape) {
+        return Err(Error::Shape);
+    }
+    Ok([a.band(rows.clone())?, b.band(rows)?])
 }
 
 #[cfg_attr(kernels = "vnni", inline(always))]
 fn zip<T: Copy>(a: Map<T>, b: Map<T>, mut output: MapMut<T>, sum: impl Fn(T, T) -> T) -> Result<(), Error> {
-    check(&a, &b, &output)?;
+    let [a, b] = fitted(a, b, &output)?;
     let each = |a: &[T], b: &[T], out: &mut [T]| {
         for ((&a, &b), out) in a.iter().zip(b).zip(out) {
             *out = sum(a, b);
@@ -64,7 +68,7 @@ fn zip<T: Copy>(a: Map<T>, b: Map<T>, mut output: MapMut<T>, sum: impl Fn(T, T) 
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Stream, TestMap};
+    use super::super::testing::{Stream, TestMap, in_bands};
     use super::*;
     use proptest::prelude::*;
 
@@ -92,14 +96,17 @@ mod tests {
         }
 
         #[test]
-        fn int8_is_the_exact_sum_rounded_once(seed: u64, h in 1usize..4, w in 1usize..80, c in 1usize..20, gaps in (0usize..3, 0usize..3, 0usize..3), relu: bool,
+        fn int8_is_the_exact_sum_rounded_once(seed: u64, h in 1usize..4, band in 1usize..4, w in 1usize..80, c in 1usize..20, gaps in (0usize..3, 0usize..3, 0usize..3), relu: bool,
             zeros in [-128i32..=127, -128i32..=127, -128i32..=127], exponents in [-30f64..14.0, -30f64..14.0]) {
             let mut stream = Stream(seed);
             let a = TestMap::new(|n| stream.i8s(n), h, w, c, gaps.0);
             let b = TestMap::new(|n| stream.i8s(n), h, w, c, gaps.1);
             let mut out = TestMap::filled(99i8, h, w, c, gaps.2);
             let scale = MultiplierPair::from_reals(exponents[0].exp2(), exponents[1].exp2()).unwrap();
-            add_int8(a.map(), b.map(), [zeros[0], zeros[1]], scale, Output::int8(zeros[2], relu), out.map_mut()).unwrap();
+            let place = Output::int8(zeros[2], relu);
+            in_bands(&[&a, &b], &mut out, band, |rows| rows.start - 1..rows.end, |maps, out| {
+                add_int8(maps[0], maps[1], [zeros[0], zeros[1]], scale, place, out).unwrap();
+            });
             out.assert_is(99, |y, x, c| {
                 let term = |m: &TestMap<i8>, zero, factor| (i128::from(m.at(y, x, c, 0)) - i128::from(zero)) * i128::from(factor);
                 let sum: i128 = term(&a, zeros[0], scale.first) + term(&b, zeros[1], scale.second);

@@ -13,16 +13,27 @@
 
 use super::dot::{Int8Tap, Tap};
 use super::feature_map::{chunks, chunks_mut};
-use super::{Map, MapMut, widest};
+use super::{Map, MapMut, Shape, widest};
 use crate::Error;
 use crate::quant::{ConvChannel, Output, Quantised};
+use zerocopy::{FromBytes, IntoBytes};
 
 /// Most taps of one output channel, k·k·C: the widest conv of the `full` network (3×3 over 4·64 channels).
 pub const MAX_PATCH: usize = 9 * 256;
-/// Taps gathered at one time.
+/// Taps gathered at one time, in float.
 const TILE: usize = 8192;
 /// Room for the lanes by which a padded patch may reach beyond the last column.
 const SLACK: usize = 16;
+
+/// Working memory of the int8 forms for a kernel of k×k taps over so many channels, in bytes; it starts at a multiple of 16.
+///
+/// Half of the least is a row of 160 pixels of 4 channels as the small cores gather it, or the weights of 16 channels of
+/// a 3×3 patch over 32; beyond it, the columns of a few output pixels of the widest layers.
+pub const fn scratch_len(kernel: usize, channels: usize) -> usize {
+    let patch = kernel.saturating_mul(kernel).saturating_mul(channels);
+    let taps = if 4 * patch > 4608 { 4 * patch } else { 4608 };
+    2 * taps.next_multiple_of(16)
+}
 
 /// The shape of a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,17 +57,20 @@ pub fn conv_f32(
 ) -> Result<(), Error> {
     #[cfg(kernels = "vnni")]
     {
-        Tile::new(window, &input, &output, weights.len(), bias.len())?;
+        check(window, &input.shape(), &output.shape(), weights.len(), bias.len())?;
         if super::simd::conv_f32(window, relu, &input, weights, bias, &mut output)? {
             return Ok(());
         }
     }
     let low = if relu { 0.0 } else { f32::NEG_INFINITY };
-    convolve::<f32, f32, _, _>(window, input, 0.0, weights, bias, output, |sum, bias| (sum + bias).max(low))
+    let (mut columns, mut row) = ([0.0; TILE + SLACK], [0.0; MAX_PATCH + SLACK]);
+    let buffers = (columns.as_mut_slice(), row.as_mut_slice());
+    convolve::<f32, f32, _, _>(window, input, 0.0, weights, bias, buffers, output, |sum, bias| (sum + bias).max(low))
 }
 
-/// `weights` `[out][ky][kx][in]`, one record for each output channel; `zero_in` is the input's zero point.
-/// Errors: shapes that do not fit each other.
+/// `weights` `[out][ky][kx][in]`, one record for each output channel; `zero_in` is the input's zero point; `scratch` of
+/// [`scratch_len`] bytes. Errors: shapes that do not fit each other.
+#[expect(clippy::too_many_arguments, reason = "the parameters of one layer, as the model image holds them")]
 pub fn conv_int8(
     window: Window,
     input: Map<i8>,
@@ -64,23 +78,27 @@ pub fn conv_int8(
     weights: &[i8],
     channels: &[ConvChannel],
     place: Output,
+    scratch: &mut [i8],
     #[cfg_attr(kernels = "portable", expect(unused_mut))] mut output: MapMut<i8>,
 ) -> Result<(), Error> {
     #[cfg(not(kernels = "portable"))]
     {
-        Tile::new(window, &input, &output, weights.len(), channels.len())?;
+        check(window, &input.shape(), &output.shape(), weights.len(), channels.len())?;
         #[cfg(kernels = "vnni")]
-        let form = super::simd::x86::conv::conv;
+        let done = super::simd::x86::conv::conv(window, &input, zero_in, weights, channels, place, &mut output)?;
         #[cfg(not(kernels = "vnni"))]
-        let form = super::simd::convolve::<super::simd::Core>;
-        if form(window, &input, zero_in, weights, channels, place, &mut output)? {
+        let done = super::simd::convolve(window, &input, zero_in, weights, channels, place, scratch, &mut output)?;
+        if done {
             return Ok(());
         }
     }
-    conv_plain(window, input, zero_in, weights, channels, place, output)
+    conv_plain(window, input, zero_in, weights, channels, place, scratch, output)
 }
 
 /// As [`conv_int8`], in plain Rust and for either kind of output: an int8 map, or the int16 logit map.
+// Not inlined: it would bring its variables on the stack into every caller that has a fast form.
+#[inline(never)]
+#[expect(clippy::too_many_arguments, reason = "as above")]
 pub fn conv_plain<O: Quantised>(
     window: Window,
     input: Map<i8>,
@@ -88,13 +106,19 @@ pub fn conv_plain<O: Quantised>(
     weights: &[i8],
     channels: &[ConvChannel],
     place: Output,
+    scratch: &mut [i8],
     output: MapMut<O>,
 ) -> Result<(), Error> {
+    let (expected, found) = (scratch_len(window.kernel, input.shape().channels), scratch.len());
+    let scratch = scratch.get_mut(..expected).ok_or(Error::WrongLength { expected, found })?;
+    let taps = <[Int8Tap]>::mut_from_bytes(scratch.as_mut_bytes()).map_err(|_| Error::Misaligned)?;
+    let patch = window.kernel * window.kernel * input.shape().channels;
+    let (row, columns) = taps.split_at_mut_checked(patch.next_multiple_of(SLACK)).ok_or(Error::Unsupported)?;
     let finish =
         |sum: i32, channel: &ConvChannel| O::narrow(place.place(channel.scale.apply(sum.wrapping_add(channel.bias))));
     widest(
         #[inline(always)]
-        || convolve::<i8, Int8Tap, _, _>(window, input, zero_in, weights, channels, output, finish),
+        || convolve::<i8, Int8Tap, _, _>(window, input, zero_in, weights, channels, (columns, row), output, finish),
     )
 }
 
@@ -106,25 +130,28 @@ pub const fn output_size(n: usize, stride: usize) -> usize {
     }
 }
 
+/// `columns` and `row` are working memory for gathered taps and one output channel's weights.
 #[cfg_attr(kernels = "vnni", inline(always))]
+#[expect(clippy::too_many_arguments, reason = "as above")]
 fn convolve<S: Copy, T: Tap + From<S>, P, O: Copy>(
     window: Window,
     input: Map<S>,
     pad: S,
     weights: &[S],
     channels: &[P],
+    (columns, row): (&mut [T], &mut [T]),
     mut output: MapMut<O>,
     finish: impl Fn(T::Sum, &P) -> O,
 ) -> Result<(), Error> {
-    let tile = Tile::new(window, &input, &output, weights.len(), channels.len())?;
     let (from, to) = (input.shape(), output.shape());
-    let mut columns = [T::from(pad); TILE + SLACK];
-    let mut row = [T::ZERO; MAX_PATCH + SLACK];
+    check(window, &from, &to, weights.len(), channels.len())?;
+    let tile = Tile::new(window, from.channels, columns.len().saturating_sub(SLACK))?;
     let padded = tile.patch().next_multiple_of(T::LANES);
     let row = row.get_mut(..padded).ok_or(Error::Unsupported)?;
+    row.fill(T::ZERO);
     let (step, phases) = (tile.stride * tile.column, tile.dilation);
 
-    for y in 0..to.height {
+    for y in output.rows() {
         for x in (0..to.width).step_by(tile.outputs.max(1)) {
             let count = tile.outputs.min(to.width - x);
             let phase_len = tile.phase_columns(count) * tile.column;
@@ -150,6 +177,25 @@ fn convolve<S: Copy, T: Tap + From<S>, P, O: Copy>(
     Ok(())
 }
 
+/// Whether the shapes of one layer fit each other.
+fn check(window: Window, from: &Shape, to: &Shape, weights: usize, channels: usize) -> Result<(), Error> {
+    let Window { kernel, stride, dilation } = window;
+    if !matches!(kernel, 1 | 3 | 5 | 7) || stride == 0 || dilation == 0 || (stride > 1 && dilation > 1) {
+        return Err(Error::Unsupported);
+    }
+    if to.height != output_size(from.height, stride) || to.width != output_size(from.width, stride) {
+        return Err(Error::Shape);
+    }
+    let patch = from.channels.checked_mul(kernel * kernel).filter(|&p| p <= MAX_PATCH).ok_or(Error::Unsupported)?;
+    if channels != to.channels {
+        return Err(Error::WrongLength { expected: to.channels, found: channels });
+    }
+    if weights != patch * channels {
+        return Err(Error::WrongLength { expected: patch * channels, found: weights });
+    }
+    Ok(())
+}
+
 /// How a run of output pixels is gathered.
 struct Tile {
     kernel: usize,
@@ -163,31 +209,11 @@ struct Tile {
 }
 
 impl Tile {
-    fn new<S: Copy, O: Copy>(
-        window: Window,
-        input: &Map<S>,
-        output: &MapMut<O>,
-        weights: usize,
-        channels: usize,
-    ) -> Result<Self, Error> {
+    /// For a window that has been checked, in `room` taps.
+    fn new(window: Window, channels: usize, room: usize) -> Result<Self, Error> {
         let Window { kernel, stride, dilation } = window;
-        let (from, to) = (input.shape(), output.shape());
-        if !matches!(kernel, 1 | 3 | 5 | 7) || stride == 0 || dilation == 0 || (stride > 1 && dilation > 1) {
-            return Err(Error::Unsupported);
-        }
-        if to.height != output_size(from.height, stride) || to.width != output_size(from.width, stride) {
-            return Err(Error::Shape);
-        }
-        let column = kernel.checked_mul(from.channels).ok_or(Error::Unsupported)?;
-        let patch = kernel.checked_mul(column).filter(|&p| p <= MAX_PATCH).ok_or(Error::Unsupported)?;
-        if channels != to.channels {
-            return Err(Error::WrongLength { expected: to.channels, found: channels });
-        }
-        if weights != patch * channels {
-            return Err(Error::WrongLength { expected: patch * channels, found: weights });
-        }
-        let span = (kernel - 1) * dilation;
-        let fit = TILE / column.max(1);
+        let (span, column) = ((kernel - 1) * dilation, kernel * channels);
+        let fit = room / column.max(1);
         let spare = (fit - fit % dilation).checked_sub(span + 1).ok_or(Error::Unsupported)?;
         Ok(Tile { kernel, stride, dilation, reach: span / 2, column, outputs: spare / stride + 1 })
     }
@@ -256,7 +282,7 @@ fn widen<S: Copy, T: From<S>>(from: &[S], to: &mut [T]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Stream, TestMap};
+    use super::super::testing::{Scratch, Stream, TestMap};
     use super::*;
     use crate::quant::Multiplier;
     use proptest::prelude::*;
@@ -282,7 +308,7 @@ mod tests {
         // 1..9 in a 3×3 map; the kernel adds the left neighbour twice and the pixel below once.
         let input: Vec<f32> = (1..=9).map(|v| v as f32).collect();
         let weights = [0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 1.0, 0.0];
-        let shape = super::super::Shape::dense(3, 3, 1);
+        let shape = Shape::dense(3, 3, 1);
         let mut out = [0.0; 9];
         let window = Window { kernel: 3, stride: 1, dilation: 1 };
         let (map, to) = (Map::new(&input, shape).unwrap(), MapMut::new(&mut out, shape).unwrap());
@@ -296,10 +322,11 @@ mod tests {
         let (input, weights) = ([100i8, -100], [127i8]);
         let channel = ConvChannel { bias: 0, scale: Multiplier::from_real(1.0).unwrap() };
         let mut out = [0i16; 2];
-        let shape = super::super::Shape::dense(1, 2, 1);
+        let shape = Shape::dense(1, 2, 1);
         let (map, to) = (Map::new(&input, shape).unwrap(), MapMut::new(&mut out, shape).unwrap());
         let window = Window { kernel: 1, stride: 1, dilation: 1 };
-        conv_plain(window, map, 0, &weights, &[channel], Output::logit(), to).unwrap();
+        let mut scratch = Scratch::new(1, 1);
+        conv_plain(window, map, 0, &weights, &[channel], Output::logit(), scratch.bytes(), to).unwrap();
         assert_eq!(out, [12_700, -12_700]);
     }
 
@@ -312,7 +339,11 @@ mod tests {
             let weights = std::vec![1i8; kernel * kernel * channels];
             let scale = Multiplier::from_real(127.0 / (kernel * kernel * channels) as f64).unwrap();
             let channel = [ConvChannel { bias: 0, scale }];
-            conv_int8(window, input.map(), 0, &weights, &channel, Output::int8(0, false), out.map_mut()).unwrap();
+            let (place, mut scratch) = (Output::int8(0, false), Scratch::new(kernel, channels));
+            conv_int8(window, input.map(), 0, &weights, &channel, place, scratch.bytes(), out.map_mut()).unwrap();
+            assert_eq!(out.data[8 * 16 + 8], 127, "{window:?}, {channels} channels");
+            out.data.fill(0);
+            conv_plain(window, input.map(), 0, &weights, &channel, place, scratch.bytes(), out.map_mut()).unwrap();
             assert_eq!(out.data[8 * 16 + 8], 127, "{window:?}, {channels} channels");
         }
     }
@@ -359,7 +390,8 @@ mod tests {
                 .map(|(w, &b)| ConvChannel::folded(b, w, zero_in, scale).unwrap()).collect();
             let (oh, ow) = (output_size(h, window.stride), output_size(w, window.stride));
             let mut out = TestMap::filled(99i8, oh, ow, cout, gaps.1);
-            conv_int8(window, input.map(), zero_in as i8, &weights, &channels, Output::int8(zero_out, relu), out.map_mut()).unwrap();
+            let (place, mut scratch) = (Output::int8(zero_out, relu), Scratch::new(window.kernel, cin));
+            conv_int8(window, input.map(), zero_in as i8, &weights, &channels, place, scratch.bytes(), out.map_mut()).unwrap();
             out.assert_is(99, |y, x, o| {
                 let acc = naive(window, &input, zero_in as i8, &weights, y, x, o) + biases[o];
                 let product = i128::from(acc) * i128::from(scale.m) * 2 + (1 << scale.shift);

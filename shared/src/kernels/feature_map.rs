@@ -1,6 +1,10 @@
 //! Views of feature maps: HWC, pixel p channel c at `data[p·stride + c]`.
+//!
+//! A view holds all rows of its map or a band of them that follow each other; rows keep the numbers that they have in
+//! the whole map. A kernel computes the rows that its output holds.
 
 use crate::Error;
+use core::ops::Range;
 
 /// Size and layout of a map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,8 +42,9 @@ impl Shape {
         }
     }
 
-    const fn flattened(&self, flat: bool) -> Shape {
-        if flat { Shape { height: 1, width: self.pixels(), ..*self } } else { *self }
+    /// As [`Self::extent`], of that many rows; zero rows have none.
+    fn extent_of(&self, rows: usize) -> Option<usize> {
+        if rows == 0 { Some(0) } else { Shape { height: rows, ..*self }.extent() }
     }
 
     /// Whether two maps have the same size and channels, whatever their strides.
@@ -47,8 +52,11 @@ impl Shape {
         self.height == other.height && self.width == other.width && self.channels == other.channels
     }
 
-    fn check(&self, len: usize) -> Result<usize, Error> {
-        let extent = self.extent().ok_or(Error::Shape)?;
+    /// Elements of the `rows`. Errors: the shape is none, has not these rows, or takes more than `len` elements.
+    fn check(&self, rows: &Range<usize>, len: usize) -> Result<usize, Error> {
+        let count = rows.end.checked_sub(rows.start).filter(|_| rows.end <= self.height).ok_or(Error::Shape)?;
+        self.extent().ok_or(Error::Shape)?;
+        let extent = self.extent_of(count).ok_or(Error::Shape)?;
         if len < extent {
             return Err(Error::WrongLength { expected: extent, found: len });
         }
@@ -61,46 +69,72 @@ impl Shape {
 pub struct Map<'a, T> {
     data: &'a [T],
     shape: Shape,
+    first: usize,
+    end: usize,
 }
 
 impl<'a, T: Copy> Map<'a, T> {
     /// A map whose first pixel's first channel is `data[0]`. Errors: `data` shorter than the shape's extent.
     pub fn new(data: &'a [T], shape: Shape) -> Result<Self, Error> {
-        let extent = shape.check(data.len())?;
-        Ok(Map { data: data.get(..extent).unwrap_or(data), shape })
+        Self::of_rows(data, shape, 0..shape.height)
     }
 
-    /// Size and layout.
+    /// These rows of a map, the first channel of the first of them at `data[0]`. Errors: as [`Self::new`], and rows that
+    /// the shape has not.
+    pub fn of_rows(data: &'a [T], shape: Shape, rows: Range<usize>) -> Result<Self, Error> {
+        let extent = shape.check(&rows, data.len())?;
+        Ok(Map { data: data.get(..extent).unwrap_or(data), shape, first: rows.start, end: rows.end })
+    }
+
+    /// Size and layout of the whole map.
     pub fn shape(&self) -> Shape {
         self.shape
     }
 
-    /// The channels of every pixel, row by row.
+    /// The rows that the view holds.
+    pub fn rows(&self) -> Range<usize> {
+        self.first..self.end
+    }
+
+    /// Whether these are all rows of the map.
+    pub fn is_whole(&self) -> bool {
+        self.rows() == (0..self.shape.height)
+    }
+
+    /// Some of the rows that the view holds. Errors: it does not hold them.
+    pub fn band(&self, rows: Range<usize>) -> Result<Map<'a, T>, Error> {
+        let above = rows.start.checked_sub(self.first).filter(|_| rows.end <= self.end).ok_or(Error::Shape)?;
+        let start = above * self.shape.width * self.shape.stride;
+        Self::of_rows(self.data.get(start..).unwrap_or_default(), self.shape, rows)
+    }
+
+    /// The channels of every pixel that the view holds, row by row.
     pub fn pixels(&self) -> Chunks<'a, T> {
         pixels(self.data, self.shape)
     }
 
-    /// All elements, where no gaps lie between the pixels.
+    /// All elements that the view holds, where no gaps lie between the pixels.
     pub fn dense(&self) -> Option<&'a [T]> {
         (self.shape.stride == self.shape.channels).then_some(self.data)
     }
 
-    /// The same pixels as one row, where `flat`: they are equally far apart across the ends of rows, too.
-    pub fn flattened(&self, flat: bool) -> Map<'a, T> {
-        Map { data: self.data, shape: self.shape.flattened(flat) }
+    /// The pixels that the view holds as a map of one row: they are equally far apart across the ends of rows, too.
+    pub fn flattened(&self) -> Map<'a, T> {
+        Map { data: self.data, shape: flattened(self.shape, self.rows()), first: 0, end: 1 }
     }
 
-    /// The elements from the first channel of the pixel (`y`, `x`) on; none outside the map.
+    /// The elements from the first channel of the pixel (`y`, `x`) on; none outside the view.
     pub fn from(&self, y: usize, x: usize) -> &'a [T] {
-        let start = (y * self.shape.width + x).saturating_mul(self.shape.stride);
+        let Some(above) = y.checked_sub(self.first) else { return &[] };
+        let start = (above * self.shape.width + x).saturating_mul(self.shape.stride);
         self.data.get(start..).unwrap_or_default()
     }
 
-    /// Row `y`; `None` outside the map.
+    /// Row `y`; `None` outside what the view holds.
     pub fn row(&self, y: usize) -> Option<Row<'a, T>> {
         let len = self.shape.width * self.shape.stride;
-        let start = y.checked_mul(len)?;
-        let rest = if y < self.shape.height { self.data.get(start..)? } else { return None };
+        let start = y.checked_sub(self.first)?.checked_mul(len)?;
+        let rest = if y < self.end { self.data.get(start..)? } else { return None };
         Some(Row { data: rest.get(..len).unwrap_or(rest), shape: self.shape })
     }
 }
@@ -206,6 +240,10 @@ impl<'a, T> Iterator for ChunksMut<'a, T> {
     }
 }
 
+fn flattened(shape: Shape, rows: Range<usize>) -> Shape {
+    Shape { height: 1, width: rows.len() * shape.width, ..shape }
+}
+
 fn pixels<T>(data: &[T], shape: Shape) -> Chunks<'_, T> {
     Chunks { rest: data, len: shape.channels, step: shape.stride.max(1) }
 }
@@ -215,49 +253,67 @@ fn pixels<T>(data: &[T], shape: Shape) -> Chunks<'_, T> {
 pub struct MapMut<'a, T> {
     data: &'a mut [T],
     shape: Shape,
+    first: usize,
+    end: usize,
 }
 
 impl<'a, T: Copy> MapMut<'a, T> {
     /// A map whose first pixel's first channel is `data[0]`. Errors: `data` shorter than the shape's extent.
     pub fn new(data: &'a mut [T], shape: Shape) -> Result<Self, Error> {
-        let extent = shape.check(data.len())?;
-        Ok(MapMut { data: data.get_mut(..extent).ok_or(Error::Shape)?, shape })
+        Self::of_rows(data, shape, 0..shape.height)
     }
 
-    /// Size and layout.
+    /// As [`Map::of_rows`].
+    pub fn of_rows(data: &'a mut [T], shape: Shape, rows: Range<usize>) -> Result<Self, Error> {
+        let extent = shape.check(&rows, data.len())?;
+        Ok(MapMut { data: data.get_mut(..extent).ok_or(Error::Shape)?, shape, first: rows.start, end: rows.end })
+    }
+
+    /// Size and layout of the whole map.
     pub fn shape(&self) -> Shape {
         self.shape
     }
 
-    /// All elements, where no gaps lie between the pixels.
+    /// The rows that the view holds: those that a kernel computes.
+    pub fn rows(&self) -> Range<usize> {
+        self.first..self.end
+    }
+
+    /// All elements that the view holds, where no gaps lie between the pixels.
     pub fn dense_mut(&mut self) -> Option<&mut [T]> {
         if self.shape.stride == self.shape.channels { Some(self.data) } else { None }
     }
 
-    /// The same pixels as one row, where `flat`.
-    pub fn flattened(&mut self, flat: bool) -> MapMut<'_, T> {
-        MapMut { shape: self.shape.flattened(flat), data: self.data }
+    /// As [`Map::flattened`].
+    pub fn flattened(&mut self) -> MapMut<'_, T> {
+        MapMut { shape: flattened(self.shape, self.rows()), data: self.data, first: 0, end: 1 }
     }
 
-    /// The same map, to read.
+    /// The same view, to write through for a while.
+    pub fn reborrow(&mut self) -> MapMut<'_, T> {
+        MapMut { data: self.data, shape: self.shape, first: self.first, end: self.end }
+    }
+
+    /// The same view, to read.
     pub fn as_map(&self) -> Map<'_, T> {
-        Map { data: self.data, shape: self.shape }
+        Map { data: self.data, shape: self.shape, first: self.first, end: self.end }
     }
 
-    /// The channels of every pixel, row by row.
+    /// The channels of every pixel that the view holds, row by row.
     pub fn pixels_mut(&mut self) -> ChunksMut<'_, T> {
         pixels_mut(self.data, self.shape)
     }
 
-    /// The channels of the pixels from (`y`, `x`) on, through the end of the map; none outside it.
+    /// The channels of the pixels from (`y`, `x`) on, through the end of the view; none outside it.
     pub fn pixels_from_mut(&mut self, y: usize, x: usize) -> ChunksMut<'_, T> {
         let shape = self.shape;
         pixels_mut(self.from_mut(y, x), shape)
     }
 
-    /// The elements from the first channel of the pixel (`y`, `x`) on; none outside the map.
+    /// The elements from the first channel of the pixel (`y`, `x`) on; none outside the view.
     pub fn from_mut(&mut self, y: usize, x: usize) -> &mut [T] {
-        let start = (y * self.shape.width + x).saturating_mul(self.shape.stride);
+        let Some(above) = y.checked_sub(self.first) else { return &mut [] };
+        let start = (above * self.shape.width + x).saturating_mul(self.shape.stride);
         self.data.get_mut(start..).unwrap_or_default()
     }
 }
@@ -289,6 +345,27 @@ mod tests {
         let shape = Shape { height: 2, width: 2, channels: 1, stride: 3 };
         assert!(Map::new(&[0u8; 10], shape).is_ok());
         assert_eq!(Map::new(&[0u8; 9], shape).err(), Some(Error::WrongLength { expected: 10, found: 9 }));
+    }
+
+    #[test]
+    fn a_band_has_the_numbers_of_its_rows_in_the_whole_map() {
+        // Five rows of two pixels; the view holds rows 1 to 3.
+        let shape = Shape::dense(5, 2, 1);
+        let buffer = [10, 11, 20, 21, 30, 31];
+        let map = Map::of_rows(&buffer, shape, 1..4).unwrap();
+        assert!(map.row(0).is_none() && map.row(4).is_none());
+        assert_eq!(map.row(2).unwrap().pixel(1), Some(&[21][..]));
+        assert!(map.band(2..4).unwrap().pixels().eq([[20], [21], [30], [31]]));
+        assert!(map.band(2..2).unwrap().pixels().next().is_none());
+        assert!(map.band(0..2).is_err() && map.band(3..5).is_err());
+        assert_eq!(map.flattened().shape(), Shape::dense(1, 6, 1));
+        let mut buffer = [0; 6];
+        let mut map = MapMut::of_rows(&mut buffer, shape, 1..4).unwrap();
+        map.from_mut(3, 1)[0] = 9;
+        assert!(map.from_mut(0, 1).is_empty() && map.from_mut(4, 0).is_empty());
+        assert_eq!(buffer, [0, 0, 0, 0, 0, 9]);
+        assert_eq!(Map::of_rows(&buffer, shape, 3..6).err(), Some(Error::Shape));
+        assert!(matches!(Map::of_rows(&buffer, shape, 0..4).err(), Some(Error::WrongLength { .. })));
     }
 
     #[test]

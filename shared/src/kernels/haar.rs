@@ -45,7 +45,7 @@ fn inject<T: Copy, W: Copy + Add<Output = W> + Sub<Output = W>>(
     if from.height != 2 * to.height || from.width != 2 * to.width || to.channels != 3 * from.channels {
         return Err(Error::Shape);
     }
-    for y in 0..to.height {
+    for y in output.rows() {
         let (Some(top), Some(bottom)) = (input.row(2 * y), input.row(2 * y + 1)) else { return Err(Error::Shape) };
         let squares = top.groups(2).zip(bottom.groups(2));
         for ((mut top, mut bottom), out) in squares.zip(output.pixels_from_mut(y, 0)) {

@@ -18,6 +18,7 @@ use super::{Map, MapMut, widest};
 use crate::Error;
 use crate::quant::{GateBand, Multiplier, Output, Quantised};
 use core::num::NonZeroU32;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// Steps of the int8 engine's channel mean per half step of the input.
 pub const MEAN_STEPS: u32 = 16;
@@ -36,19 +37,22 @@ const PATCH: usize = SIDE * SIDE;
 const PADDED: usize = PATCH.next_multiple_of(16);
 /// Pixels whose sums are held at one time.
 const RUN: usize = 32;
+/// Elements of the working memory that a sum takes: it is an int32 where they are int16.
+const SUM_ELEMENTS: usize = 2;
 /// Maximum and mean of four bands.
 const PLANES: usize = 8;
 
 /// Working memory for maps of this width, in elements (f32, or int16 in the int8 engine).
 pub const fn scratch_len(width: usize) -> usize {
-    PLANES * plane_len(width)
+    PLANES * (plane_len(width) + PADDED + SUM_ELEMENTS * RUN)
 }
 
 const fn plane_len(width: usize) -> usize {
     width * SIDE + PADDED
 }
 
-/// `parameters`: for each band its weights `[maximum, mean][ky][kx]`, then its bias. Errors: shapes that do not fit.
+/// `parameters`: for each band its weights `[maximum, mean][ky][kx]`, then its bias. Errors: shapes that do not fit,
+/// views that do not hold all rows.
 pub fn spatial_gate_f32(
     input: Map<f32>,
     parameters: &[f32],
@@ -89,7 +93,7 @@ pub fn band_gate_f32(
     mut output: MapMut<f32>,
 ) -> Result<(), Error> {
     let (from, to) = (input.shape(), output.shape());
-    if (from.height, from.width, 1) != (to.height, to.width, to.channels) {
+    if (from.height, from.width, 1) != (to.height, to.width, to.channels) || !input.is_whole() {
         return Err(Error::Shape);
     }
     let (weights, bias) = bands_f32(parameters)?;
@@ -165,13 +169,16 @@ impl<'a> Int8Layer<'a> {
         scratch: &mut [i16],
         output: MapMut<i8>,
     ) -> Result<(), Error> {
-        if let (Some(scale), Some(place)) = (HighWord::new(scale, 32), Int8Place::new(place)) {
-            return widest(
-                #[inline(always)]
-                || self.run(input, scratch, output, |product| place.place(scale.apply(product))),
-            );
-        }
-        self.run(input, scratch, output, |product| i8::narrow(place.place(scale.apply(product))))
+        // One walk for both: a second would take its share of a small core's stack and flash.
+        let fast = HighWord::new(scale, 32).zip(Int8Place::new(place));
+        let finish = |product: i32| match fast {
+            Some((scale, place)) => place.place(scale.apply(product)),
+            None => i8::narrow(place.place(scale.apply(product))),
+        };
+        widest(
+            #[inline(always)]
+            || self.run(input, scratch, output, finish),
+        )
     }
 
     /// `finish` makes an int8 value of the product of a value and the sum of its four gates.
@@ -219,7 +226,8 @@ impl Logit {
 }
 
 fn check<T: Copy>(input: &Map<T>, output: &MapMut<T>) -> Result<(), Error> {
-    if input.shape().same_size(&output.shape()) { Ok(()) } else { Err(Error::Shape) }
+    let whole = input.is_whole() && output.as_map().is_whole();
+    if whole && input.shape().same_size(&output.shape()) { Ok(()) } else { Err(Error::Shape) }
 }
 
 /// Maximum and mean over the channels of the four bands, from the four pixels of a square.
@@ -268,7 +276,7 @@ fn interleave<T: Copy>([a, b, c, d]: [T; 4], [e, f, g, h]: [T; 4]) -> [T; PLANES
 /// Walks the map row by row: `statistics` of the square above and left of each pixel enter the ring, and `finish` gets
 /// each pixel with its eight sums, `[band][maximum, mean]`, the bias not yet added.
 #[cfg_attr(kernels = "vnni", inline(always))]
-fn sweep<S: Copy, T: Tap + From<S>>(
+fn sweep<S: Copy, T: Tap<Sum: FromBytes + IntoBytes> + From<S> + FromBytes + IntoBytes>(
     input: Map<S>,
     zero: S,
     weights: [&[S]; 4],
@@ -283,22 +291,26 @@ fn sweep<S: Copy, T: Tap + From<S>>(
     let scratch = scratch.get_mut(..expected).ok_or(Error::WrongLength { expected, found })?;
     scratch.fill(T::ZERO);
     let plane_len = plane_len(shape.width);
+    let (scratch, rest) = scratch.split_at_mut_checked(PLANES * plane_len).ok_or(Error::Unsupported)?;
+    let (turned, sums) = rest.split_at_mut_checked(PLANES * PADDED).ok_or(Error::Unsupported)?;
+    let sums = <[T::Sum]>::mut_from_bytes(sums.as_mut_bytes()).map_err(|_| Error::Misaligned)?;
 
     for entering in 0..shape.height + REACH {
         enter_row(&input, entering, zeros, scratch, plane_len, &statistics);
         let Some(y) = entering.checked_sub(REACH) else { continue };
-        let turned = turn(weights, y);
+        turn(weights, y, turned);
         let row = input.row(y).ok_or(Error::Shape)?;
-        let mut sums = [[T::Sum::default(); RUN]; PLANES];
         let mut pixels = row.pixels();
         for x in (0..shape.width).step_by(RUN) {
-            for ((plane, weights), sums) in chunks(scratch, plane_len).zip(&turned).zip(&mut sums) {
+            for ((plane, weights), sums) in
+                chunks(scratch, plane_len).zip(chunks(turned, PADDED)).zip(chunks_mut(sums, RUN))
+            {
                 let count = RUN.min(shape.width - x);
                 let sums = sums.get_mut(..count).unwrap_or_default();
                 T::dots(plane.get(x * SIDE..).unwrap_or_default(), SIDE, weights, sums);
             }
             for (i, pixel) in (0..RUN).zip(&mut pixels) {
-                let of = |plane: usize| sums.get(plane).and_then(|sums| sums.get(i)).copied().unwrap_or_default();
+                let of = |plane: usize| sums.get(plane * RUN + i).copied().unwrap_or_default();
                 finish(y, x + i, pixel, [[of(0), of(1)], [of(2), of(3)], [of(4), of(5)], [of(6), of(7)]]);
             }
         }
@@ -335,11 +347,11 @@ fn enter_row<S: Copy, T: Tap>(
     }
 }
 
-/// The weights in the ring's order for output row `y`: `[kx][row mod 7]`, row = y + ky − 3.
-fn turn<S: Copy, T: Tap + From<S>>(weights: [&[S]; 4], y: usize) -> [[T; PADDED]; PLANES] {
-    let mut turned = [[T::ZERO; PADDED]; PLANES];
+/// Puts the weights into the ring's order for output row `y`: `[plane][kx][row mod 7]`, row = y + ky − 3. The lanes
+/// beyond a patch stay as they are.
+fn turn<S: Copy, T: Tap + From<S>>(weights: [&[S]; 4], y: usize, turned: &mut [T]) {
     let planes = weights.into_iter().flat_map(|band| band.chunks_exact(PATCH));
-    for (turned, weights) in turned.iter_mut().zip(planes) {
+    for (turned, weights) in chunks_mut(turned, PADDED).zip(planes) {
         for (ky, weights) in weights.chunks_exact(SIDE).enumerate() {
             let slot = (y + ky + SIDE - REACH) % SIDE;
             for (column, &weight) in chunks_mut(turned, SIDE).zip(weights) {
@@ -349,7 +361,6 @@ fn turn<S: Copy, T: Tap + From<S>>(weights: [&[S]; 4], y: usize) -> [[T; PADDED]
             }
         }
     }
-    turned
 }
 
 #[cfg(test)]

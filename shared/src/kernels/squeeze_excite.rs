@@ -23,7 +23,7 @@ pub const fn scratch_len(channels: usize, hidden: usize) -> usize {
     2 * channels + hidden
 }
 
-/// `reduce` `[hidden, C]`, `expand` `[C, hidden]`. Errors: shapes that do not fit each other.
+/// `reduce` `[hidden, C]`, `expand` `[C, hidden]`. Errors: shapes that do not fit each other, views that do not hold all rows.
 pub fn squeeze_excite_f32(
     input: Map<f32>,
     reduce: &[f32],
@@ -186,7 +186,7 @@ fn gate_pixels(input: Chunks<i8>, zero: i32, gates: &[i32], output: ChunksMut<i8
 /// The width of the bottleneck, from the lengths of the matrices.
 fn hidden<T: Copy>(input: &Map<T>, output: &MapMut<T>, reduce: usize, expand: usize) -> Result<usize, Error> {
     let shape = input.shape();
-    if !shape.same_size(&output.shape()) {
+    if !shape.same_size(&output.shape()) || !input.is_whole() || !output.as_map().is_whole() {
         return Err(Error::Shape);
     }
     if shape.channels > MAX_CHANNELS || reduce > shape.channels * shape.channels || shape.pixels() > MAX_PIXELS {

@@ -2,8 +2,11 @@
 
 extern crate std;
 
+use super::conv::Window;
 use super::{Map, MapMut, Shape};
+use core::ops::Range;
 use std::{vec, vec::Vec};
+use zerocopy::{FromBytes, IntoBytes};
 
 /// A small deterministic stream (splitmix64): tests draw a seed, and the seed draws the map.
 pub struct Stream(pub u64);
@@ -37,6 +40,54 @@ impl Stream {
     }
 }
 
+/// Working memory of a convolution, full of nonsense.
+pub struct Scratch(Vec<u128>, usize);
+
+impl Scratch {
+    pub fn new(kernel: usize, channels: usize) -> Self {
+        let len = super::conv::scratch_len(kernel, channels);
+        Scratch(vec![0x5A3C_A5C3_7F80_1199; len.div_ceil(16)], len)
+    }
+
+    pub fn bytes(&mut self) -> &mut [i8] {
+        let all = <[i8]>::mut_from_bytes(self.0.as_mut_bytes()).unwrap();
+        &mut all[..self.1]
+    }
+}
+
+/// Runs a kernel for one band of `out`'s rows after the other, `height` rows in each, on views of no rows but those that
+/// it computes and those that `reads` says it needs for them; these may reach beyond the map.
+pub fn in_bands<S, O>(
+    inputs: &[&TestMap<S>],
+    out: &mut TestMap<O>,
+    height: usize,
+    reads: impl Fn(Range<isize>) -> Range<isize>,
+    mut run: impl FnMut(&[Map<S>], MapMut<O>),
+) where
+    S: Copy + PartialEq + core::fmt::Debug,
+    O: Copy,
+{
+    let (shape, row) = (out.shape, out.shape.width * out.shape.stride);
+    for (i, data) in out.data.chunks_mut(height * row).enumerate() {
+        let rows = i * height..(i * height + height).min(shape.height);
+        let read = reads(rows.start as isize..rows.end as isize);
+        let views: Vec<Map<S>> = inputs
+            .iter()
+            .map(|map| {
+                let clamp = |y: isize| y.clamp(0, map.shape.height as isize) as usize;
+                map.rows(clamp(read.start)..clamp(read.end))
+            })
+            .collect();
+        run(&views, MapMut::of_rows(data, shape, rows).unwrap());
+    }
+}
+
+/// What a convolution reads, for [`in_bands`].
+pub fn conv_reads(window: Window) -> impl Fn(Range<isize>) -> Range<isize> {
+    let [reach, stride] = [(window.kernel - 1) / 2 * window.dilation, window.stride].map(|n| n as isize);
+    move |rows| rows.start * stride - reach..(rows.end - 1) * stride + reach + 1
+}
+
 /// A map in a buffer of its own, readable at any coordinate.
 #[derive(Clone)]
 pub struct TestMap<T> {
@@ -57,6 +108,12 @@ impl<T: Copy + PartialEq + core::fmt::Debug> TestMap<T> {
 
     pub fn map(&self) -> Map<'_, T> {
         Map::new(&self.data, self.shape).unwrap()
+    }
+
+    /// These rows alone.
+    fn rows(&self, rows: Range<usize>) -> Map<'_, T> {
+        let row = self.shape.width * self.shape.stride;
+        Map::of_rows(&self.data[rows.start * row..rows.end * row], self.shape, rows).unwrap()
     }
 
     pub fn map_mut(&mut self) -> MapMut<'_, T> {

@@ -3,11 +3,11 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use gsacp_core::engine::FloatEngine;
 use gsacp_core::engine::params::{FloatParams, Int8Params, float_len, float_params};
+use gsacp_core::engine::{FloatEngine, Int8Engine, View};
 use gsacp_core::frame::Normalisation;
 use gsacp_core::graph::{Graph, Op};
-use gsacp_core::image::{self, Description};
+use gsacp_core::image::{self, Description, ModelImage};
 use gsacp_core::kernels::squeeze_excite::SqueezeExciteInt8;
 use gsacp_core::plan::{Element, Plan, plan};
 use gsacp_core::quant::{Activation, ConvChannel, GateBand, Multiplier, MultiplierPair};
@@ -86,10 +86,26 @@ pub fn frame(height: usize, width: usize, channels: usize, seed: u64) -> Vec<f32
 
 /// Every map of a float run, dense.
 pub fn float_maps(graph: &Graph, plan: &Plan, weights: &[f32], input: &[f32]) -> Vec<Vec<f32>> {
-    let mut maps = Vec::new();
+    let mut maps = vec![Vec::new(); graph.nodes().len()];
     let mut arena = vec![f32::NAN; plan.arena_len];
     let mut engine = FloatEngine::new(graph, plan, weights, &mut arena).unwrap();
-    engine.run_with(input, |_, _, map| maps.push(map.pixels().flatten().copied().collect())).unwrap();
+    engine.run_with(input, |id, _, map| maps[id].extend(map.pixels().flatten())).unwrap();
+    maps
+}
+
+/// Every map of an int8 run, dense; the logits, as int16, are the last.
+pub fn int8_maps(graph: &Graph, plan: &Plan, image: &Aligned, input: &[i8]) -> Vec<Vec<i16>> {
+    let mut maps = vec![Vec::new(); graph.nodes().len()];
+    let mut arena = Aligned::zeroed(plan.arena_len);
+    arena.i8s_mut().fill(99);
+    let image = ModelImage::parse(image.bytes()).unwrap();
+    let mut engine = Int8Engine::new(graph, plan, image, arena.i8s_mut()).unwrap();
+    let tap = |id: usize, _: &gsacp_core::graph::Node, view: View| match view {
+        View::Int8(map) => maps[id].extend(map.pixels().flatten().map(|&q| i16::from(q))),
+        View::Logits(logits) => maps[id].extend(logits),
+    };
+    let logits = engine.run_with(input, tap).unwrap().to_vec();
+    assert_eq!(maps.last(), Some(&logits));
     maps
 }
 

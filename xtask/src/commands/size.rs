@@ -1,9 +1,14 @@
 //! `cargo xtask size`: flash, RAM, arena and stack against each board's budget.
 use anyhow::{Result, bail};
 use clap::Args;
+use gsacp_core::plan::{Element, plan, plan_apart};
 
-use crate::board::{BOARDS, Board};
+use crate::board::{BOARDS, Board, FRAME};
 use crate::firmware::Firmware;
+use crate::{host, plan_map};
+
+/// Flash of a common Cortex-M7 that firmware and the quarter model must fit, bytes.
+const FLASH_BUDGET: u64 = 512 << 10;
 
 /// Print what each firmware takes of flash, RAM, arena and stack; fail over the board's budget.
 #[derive(Args)]
@@ -11,12 +16,16 @@ pub struct Size {
     /// Only this board.
     #[arg(long, value_parser = crate::board::parse)]
     pub(crate) board: Option<&'static Board>,
+    /// Draw the whole memory plan: the arena from left to right, node after node from top to bottom.
+    #[arg(long)]
+    pub(crate) map: bool,
 }
 
 impl Size {
     /// Measures, prints, and compares with the budgets.
     pub fn run(self) -> Result<()> {
         let mut over = Vec::new();
+        show_plan(self.map)?;
         for board in BOARDS.iter().filter(|b| self.board.is_none_or(|chosen| chosen == *b)) {
             report(board, &mut over)?;
         }
@@ -27,12 +36,39 @@ impl Size {
     }
 }
 
+/// The plan of the boards' arena against its lower bound, and what is alive where it is fullest.
+fn show_plan(map: bool) -> Result<()> {
+    let graph = host::graph();
+    let plan = plan(&graph, FRAME.1.into(), FRAME.0.into(), Element::Int8)?;
+    let whole = plan_apart(&graph, FRAME.1.into(), FRAME.0.into(), Element::Int8)?;
+    let (buffers, arena, bound) = (plan_map::buffers(&graph, &plan), plan.arena_len, plan.live_bound);
+    println!("memory plan of the quarter network, {}×{}", FRAME.0, FRAME.1);
+    println!("  {arena:>8} bytes of arena; {bound} are alive at one time, the least that any placement needs");
+    println!("  {:>8} would be alive at one time if every map were whole", whole.live_bound);
+    if map {
+        print!("{}", plan_map::picture(&graph, &plan));
+        return Ok(());
+    }
+    let peak = plan_map::peak(&graph, &buffers);
+    println!(
+        "  {}  at {}, where it is fullest (--map draws all)",
+        plan_map::line(&plan, &buffers, peak),
+        graph.nodes()[peak].label
+    );
+    for buffer in plan_map::alive(&buffers, peak) {
+        println!("  {}", plan_map::describe(&graph, buffer));
+    }
+    Ok(())
+}
+
 fn report(board: &Board, over: &mut Vec<String>) -> Result<()> {
     let firmware = Firmware::read(&board.build()?)?;
     let sizes = firmware.sizes()?;
+    let image = gsacp_core::image::image_len(&host::graph()) as u64;
     println!("{} ({})", board.name, board.core);
     let rows = [
         ("flash, without the model", sizes.flash, board.flash_budget),
+        ("flash, with the model", sizes.flash + image, FLASH_BUDGET),
         ("arena", sizes.arena, board.arena_budget),
         ("other static RAM", sizes.ram.saturating_sub(sizes.arena), board.ram_budget),
     ];

@@ -55,7 +55,7 @@ impl Test {
                 run(cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))
             })?;
         }
-        step("firmware: no panic (it links), no allocator, budgets", || Size { board: None }.run())?;
+        step("firmware: no panic (it links), no allocator, budgets", || Size { board: None, map: false }.run())?;
         step("parity of the committed model on both boards", || {
             let boards: Vec<&Board> = BOARDS.iter().collect();
             parity::compare(&boards, &model::image(None)?, &Selection::default_images(8).load()?)

@@ -2,7 +2,7 @@
 use core::num::NonZeroU32;
 
 use gsacp_core::kernels::add::add_int8;
-use gsacp_core::kernels::conv::{Window, conv_int8, conv_plain, output_size};
+use gsacp_core::kernels::conv::{Window, conv_int8, conv_plain, output_size, scratch_len};
 use gsacp_core::kernels::dot::Tap;
 use gsacp_core::kernels::{Map, MapMut, Shape};
 use gsacp_core::quant::{ConvChannel, Multiplier, MultiplierPair, Output};
@@ -32,8 +32,12 @@ const SHAPES: [[usize; 6]; 11] = [
 const MAP: usize = 128 * 160 * 16;
 const WEIGHTS: usize = 64 * 64 * 9;
 const CHANNELS: usize = 64;
+/// More than the widest of these layers asks for.
+const SCRATCH: usize = scratch_len(3, CHANNELS) + scratch_len(5, 32);
 
+#[repr(C, align(16))]
 struct Memory {
+    scratch: [i8; SCRATCH],
     input: [i8; MAP],
     output: [i8; MAP],
     weights: [i8; WEIGHTS],
@@ -41,6 +45,7 @@ struct Memory {
 }
 
 static MEMORY: Once<Memory> = Once::new(Memory {
+    scratch: [0; SCRATCH],
     input: [0; MAP],
     output: [0; MAP],
     weights: [0; WEIGHTS],
@@ -128,8 +133,9 @@ fn same_convolution(stream: &mut Stream, memory: &mut Memory) -> Option<bool> {
     let to = Shape { height, width, channels: outputs, stride };
 
     let taps = window.kernel * window.kernel * inputs;
-    let Memory { input, output, weights, channels } = memory;
+    let Memory { input, output, weights, channels, scratch } = memory;
     let (weights, channels) = (weights.get_mut(..outputs * taps)?, channels.get_mut(..outputs)?);
+    let scratch = scratch.get_mut(..scratch_len(window.kernel, inputs))?;
     let input = input.get_mut(..from.extent()?)?;
     let (fast, plain) = output.split_at_mut_checked(MAP / 2)?;
     let (fast, plain) = (fast.get_mut(..to.extent()?)?, plain.get_mut(..to.extent()?)?);
@@ -144,8 +150,9 @@ fn same_convolution(stream: &mut Stream, memory: &mut Memory) -> Option<bool> {
     let zero = stream.next() as i8;
     let place = Output::int8(stream.within(-128, 127), stream.next().is_multiple_of(2));
     let map = Map::new(input, from).ok()?;
-    conv_int8(window, map, zero, weights, channels, place, MapMut::new(fast, to).ok()?).ok()?;
-    conv_plain(window, map, zero, weights, channels, place, MapMut::new(plain, to).ok()?).ok()?;
+    let (fast_map, plain_map) = (MapMut::new(fast, to).ok()?, MapMut::new(plain, to).ok()?);
+    conv_int8(window, map, zero, weights, channels, place, scratch, fast_map).ok()?;
+    conv_plain(window, map, zero, weights, channels, place, scratch, plain_map).ok()?;
     Some(fast == plain)
 }
 
@@ -203,13 +210,14 @@ fn measure(shape: [usize; 6], memory: &mut Memory, clock: &InstructionClock) -> 
     let [height, width, inputs, outputs, kernel, dilation] = shape;
     let (from, to) = (Shape::dense(height, width, inputs), Shape::dense(height, width, outputs));
     let taps = kernel * kernel * inputs;
-    let Memory { input, output, weights, channels } = memory;
+    let Memory { input, output, weights, channels, scratch } = memory;
     let (weights, channels) = (weights.get_mut(..outputs * taps)?, channels.get_mut(..outputs)?);
+    let scratch = scratch.get_mut(..scratch_len(kernel, inputs))?;
     channels.fill(ConvChannel { bias: 100, scale: Multiplier { m: 1 << 30, shift: 40 } });
     let (map, out) = (Map::new(input, from).ok()?, MapMut::new(output, to).ok()?);
     let window = Window { kernel, stride: 1, dilation };
     let started = clock.now();
-    conv_int8(window, map, 3, weights, channels, Output::int8(-5, true), out).ok()?;
+    conv_int8(window, map, 3, weights, channels, Output::int8(-5, true), scratch, out).ok()?;
     let instructions = clock.now().saturating_sub(started);
     defmt::info!(
         "shape height={=usize} width={=usize} inputs={=usize} outputs={=usize} kernel={=usize} dilation={=usize} instructions={=u64}",

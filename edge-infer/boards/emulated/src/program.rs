@@ -1,7 +1,7 @@
 //! The program of every emulated board: pick a model, play the reel through the sensor's loop, report.
 use core::num::NonZeroU32;
 
-use gsacp_core::detect::{Run, Slot as Open, Workspace};
+use gsacp_core::detect::{Detections, Run, Slot as Open, Workspace};
 use gsacp_core::engine::int8::{Int8Engine, View};
 use gsacp_core::graph::{Graph, QUARTER, msda};
 use gsacp_core::image::ModelImage;
@@ -41,6 +41,7 @@ struct Arena([i8; ARENA_BYTES]);
 static ARENA: Once<Arena> = Once::new(Arena([0; ARENA_BYTES]));
 static PIXELS: Once<[u8; WIDTH * HEIGHT]> = Once::new([0; WIDTH * HEIGHT]);
 static RUNS: Once<[Run; Workspace::runs_for(WIDTH)]> = Once::new([Run::EMPTY; Workspace::runs_for(WIDTH)]);
+static FOUND: Once<Detections<MAX_DETECTIONS>> = Once::new(Detections::EMPTY);
 static OPEN: Once<[Open; Workspace::slots_for(WIDTH)]> = Once::new([Open::EMPTY; Workspace::slots_for(WIDTH)]);
 
 /// A board: where the emulator's loader put things, and the clock of its core.
@@ -97,8 +98,8 @@ pub fn run(board: &Board) -> ! {
 fn play(board: &Board) -> Result<(), Fault> {
     let peripherals = cortex_m::Peripherals::take().ok_or(Fault::Bus)?;
     let clock = InstructionClock::start(peripherals.SYST, board.core_mhz);
-    let (Some(arena), Some(pixels), Some(runs), Some(slots)) = (ARENA.take(), PIXELS.take(), RUNS.take(), OPEN.take())
-    else {
+    let (Some(arena), Some(pixels)) = (ARENA.take(), PIXELS.take()) else { return Err(Fault::Bus) };
+    let (Some(runs), Some(slots), Some(found)) = (RUNS.take(), OPEN.take(), FOUND.take()) else {
         return Err(Fault::Bus);
     };
     let reel = Reel::open(board.reel.bytes())?;
@@ -116,7 +117,7 @@ fn play(board: &Board) -> Result<(), Fault> {
         since = clock.now();
     })?;
     let settings = Settings::usual((WIDTH as u16, HEIGHT as u16), threshold, board.deadline);
-    let mut sensor = Sensor::<MAX_DETECTIONS, MAX_TARGETS>::new(settings, Buffers { pixels, runs, slots })?;
+    let mut sensor = Sensor::<MAX_DETECTIONS, MAX_TARGETS>::new(settings, Buffers { pixels, runs, slots, found })?;
     let telemetry = Bench::new(wanted);
     let mut hardware = Hardware { source: reel, alarm: Unwired, clock, watchdog: Patient, telemetry };
     while sensor.step(&mut network, &mut hardware) != Err(Fault::Finished) {}

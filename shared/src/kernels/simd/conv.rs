@@ -19,7 +19,9 @@ const SLIDES: usize = 2;
 /// Most groups of a block.
 const MAX_GROUPS: usize = 16;
 
-/// The whole layer, whose shapes have been checked; `false`, and nothing written, where it is outside this form's range.
+/// The rows of a layer, whose shapes have been checked, that `output` holds; `false`, and nothing written, where it is
+/// outside this form's range. Working memory for gathered columns and for arranged weights.
+#[expect(clippy::too_many_arguments, reason = "the parameters of one layer, as the model image holds them")]
 pub fn convolve<M: Micro>(
     window: Window,
     input: &Map<i8>,
@@ -27,15 +29,17 @@ pub fn convolve<M: Micro>(
     weights: &[i8],
     channels: &[ConvChannel],
     place: Output,
+    (columns, arranged): (&mut [M::Tap], &mut [M::Tap]),
     output: &mut MapMut<i8>,
 ) -> Result<bool, Error> {
     // Where every output pixel has its input pixel to itself, rows need not end.
-    let flat = window.kernel == 1 && window.stride == 1;
-    let (input, mut output) = (&input.flattened(flat), output.flattened(flat));
+    let (input, mut output) = if window.kernel == 1 && window.stride == 1 {
+        (&input.band(output.rows())?.flattened(), output.flattened())
+    } else {
+        (input, output.reborrow())
+    };
     let (from, to) = (input.shape(), output.shape());
     let Some(bounds) = place.int8_bounds() else { return Ok(false) };
-    let (mut tile, mut arranged) = (M::buffer(zero_in), M::buffer(0));
-    let (columns, arranged) = (tile.as_mut(), arranged.as_mut());
     let Some(layout) = Layout::new::<M>(window, from.channels, to.width, columns.len()) else { return Ok(false) };
     if !channels.iter().all(|channel| HighWord::new(channel.scale, 32).is_some()) {
         return Ok(false);
@@ -59,7 +63,7 @@ pub fn convolve<M: Micro>(
             let strip = Strip { layout: &layout, input, pad, x, columns: layout.phase_columns(count) };
             for residue in 0..layout.dilation {
                 let mut base = None;
-                for y in (residue..to.height).step_by(layout.dilation.max(1)) {
+                for y in (output.rows().start + residue..output.rows().end).step_by(layout.dilation.max(1)) {
                     let at = strip.gather::<M>(y, base, columns);
                     base = Some(at);
                     let patches = columns.get(at..).ok_or(Error::Unsupported)?;
@@ -253,7 +257,7 @@ mod tests {
     use super::super::model::{DspModel, HeliumModel};
     use super::*;
     use crate::kernels::conv::{conv_int8, conv_plain, output_size};
-    use crate::kernels::testing::{Stream, TestMap};
+    use crate::kernels::testing::{Scratch, Stream, TestMap, conv_reads, in_bands};
     use crate::quant::Multiplier;
     use proptest::prelude::*;
     extern crate std;
@@ -266,7 +270,10 @@ mod tests {
         let run = |factor: f64, place| {
             let channel = [ConvChannel { bias: 0, scale: Multiplier::from_real(factor).unwrap() }];
             let mut out = TestMap::filled(99i8, 4, 4, 1, 0);
-            let done = convolve::<HeliumModel>(window, &input.map(), 0, &[1; 36], &channel, place, &mut out.map_mut());
+            let (mut a, mut b) = ([9; 3072], [9; 3072]);
+            let buffers = (a.as_mut_slice(), b.as_mut_slice());
+            let map = input.map();
+            let done = convolve::<HeliumModel>(window, &map, 0, &[1; 36], &channel, place, buffers, &mut out.map_mut());
             (done, out.data.iter().all(|&v| v == 99))
         };
         assert_eq!(run(0.249, Output::int8(0, false)), (Ok(true), false));
@@ -278,7 +285,7 @@ mod tests {
         #[test]
         fn every_layout_gives_the_plain_kernels_bytes(seed: u64, kernel in prop_oneof![Just(1usize), Just(3), Just(5)],
             (stride, dilation) in prop_oneof![Just((1usize, 1usize)), Just((2, 1)), Just((1, 2)), Just((1, 3)), Just((1, 5))],
-            h in 1usize..12, w in 1usize..40, cin in 1usize..18, cout in 1usize..20, gaps in (0usize..3, 0usize..3),
+            h in 1usize..12, band in 1usize..12, w in 1usize..40, cin in 1usize..18, cout in 1usize..20, gaps in (0usize..3, 0usize..3),
             zero_in in -128i32..=127, zero_out in -128i32..=127, relu: bool, factor in 1e-7f64..0.249) {
             let mut stream = Stream(seed);
             let window = Window { kernel, stride, dilation };
@@ -292,15 +299,30 @@ mod tests {
             let place = Output::int8(zero_out, relu);
             let empty = TestMap::filled(99i8, output_size(h, stride), output_size(w, stride), cout, gaps.1);
             let (mut plain, mut own, mut helium, mut dsp) = (empty.clone(), empty.clone(), empty.clone(), empty);
-            let (map, zero) = (input.map(), zero_in as i8);
-            conv_plain(window, map, zero, &weights, &channels, place, plain.map_mut()).unwrap();
-            conv_int8(window, map, zero, &weights, &channels, place, own.map_mut()).unwrap();
+            let (map, zero, mut scratch) = (input.map(), zero_in as i8, Scratch::new(kernel, cin));
+            conv_plain(window, map, zero, &weights, &channels, place, scratch.bytes(), plain.map_mut()).unwrap();
+            in_bands(&[&input], &mut own, band, conv_reads(window), |maps, out| {
+                conv_int8(window, maps[0], zero, &weights, &channels, place, scratch.bytes(), out).unwrap();
+            });
             prop_assert_eq!(&own.data, &plain.data);
-            let done = convolve::<HeliumModel>(window, &map, zero, &weights, &channels, place, &mut helium.map_mut());
-            prop_assert_eq!(done, Ok(true));
+            own.data.fill(99);
+            in_bands(&[&input], &mut own, band, conv_reads(window), |maps, out| {
+                conv_plain(window, maps[0], zero, &weights, &channels, place, scratch.bytes(), out).unwrap();
+            });
+            prop_assert_eq!(&own.data, &plain.data);
+            let (mut a, mut b) = (stream.i8s(3072), stream.i8s(3072));
+            in_bands(&[&input], &mut helium, band, conv_reads(window), |maps, mut out| {
+                let buffers = (a.as_mut_slice(), b.as_mut_slice());
+                let done = convolve::<HeliumModel>(window, &maps[0], zero, &weights, &channels, place, buffers, &mut out);
+                assert_eq!(done, Ok(true));
+            });
             prop_assert_eq!(&helium.data, &plain.data);
-            let done = convolve::<DspModel>(window, &map, zero, &weights, &channels, place, &mut dsp.map_mut());
-            prop_assert_eq!(done, Ok(true));
+            let [mut a, mut b] = [a, b].map(|bytes| bytes.into_iter().map(i16::from).collect::<Vec<_>>());
+            in_bands(&[&input], &mut dsp, band, conv_reads(window), |maps, mut out| {
+                let buffers = (a.as_mut_slice(), b.as_mut_slice());
+                let done = convolve::<DspModel>(window, &maps[0], zero, &weights, &channels, place, buffers, &mut out);
+                assert_eq!(done, Ok(true));
+            });
             prop_assert_eq!(&dsp.data, &plain.data);
         }
     }

@@ -1,11 +1,8 @@
 //! Inner loops for the DSP extension (SMLAD, SMMUL, SXTB16): Cortex-M4, M7, M33.
 #![allow(unsafe_code)]
 
-use super::micro::{Buffer, Cells, Constants, Micro, Run, ordered};
+use super::micro::{Cells, Constants, Micro, Run, ordered};
 use core::arch::{asm, naked_asm};
-
-/// Taps of a buffer: 4 channels of a 3×3 patch over 64 channels, or a row of 160 pixels of 4 channels.
-const ROOM: usize = 2304;
 
 /// Four taps widened to 16 bits to a step, two output channels by two pixels at a time.
 pub struct Dsp;
@@ -18,12 +15,6 @@ impl Micro for Dsp {
     const COLUMN: usize = 4;
     /// As `sxtb16` leaves them: bytes 0 and 2, then 1 and 3.
     const ORDER: [usize; 4] = [0, 2, 1, 3];
-    type Buffer = Buffer<i16, ROOM>;
-
-    #[inline(always)]
-    fn buffer(tap: i8) -> Self::Buffer {
-        Buffer([tap.into(); ROOM])
-    }
 
     #[inline(never)]
     fn copy(cells: Cells, from: &[i8], to: &mut [i16]) {

@@ -22,8 +22,8 @@ const PACKED: usize = 16 * MAX_PATCH;
 /// Most taps, counted once for each block of input channels.
 const MAX_TAPS: usize = 320;
 
-/// The whole layer, whose shapes have been checked; `false`, and nothing written, where the processor has not the
-/// instructions or a tile does not fit.
+/// The rows that `output` holds of a layer whose shapes have been checked; `false`, and nothing written, where the
+/// processor has not the instructions or a tile does not fit.
 pub fn conv(
     window: Window,
     relu: bool,
@@ -48,8 +48,11 @@ fn convolve(
     bias: &[f32],
     output: &mut MapMut<f32>,
 ) -> Result<bool, Error> {
-    let flat = window.kernel == 1 && window.stride == 1;
-    let (input, mut output) = (&input.flattened(flat), output.flattened(flat));
+    let (input, mut output) = if window.kernel == 1 && window.stride == 1 {
+        (&input.band(output.rows())?.flattened(), output.flattened())
+    } else {
+        (input, output.reborrow())
+    };
     let low = if relu { 0.0 } else { f32::NEG_INFINITY };
     let tile = |lanes| Tile::new(isa, window, lanes, input, &output);
     let quads = bias.len() <= 4 && window.stride == 1 && matches!(window.kernel, 1 | 3 | 5);
@@ -80,7 +83,7 @@ impl Layer<'_> {
     ) -> Result<(), Error> {
         let Layer { tile, bias, .. } = self;
         let Window { kernel, stride, dilation } = tile.window;
-        let (to, out_channels) = (output.shape(), bias.len());
+        let (to, held, out_channels) = (output.shape(), output.rows(), bias.len());
         let mut columns = [0.0f32; ROOM];
         let mut packed = [0.0f32; PACKED];
         let mut taps = [Tap::default(); MAX_TAPS];
@@ -94,9 +97,9 @@ impl Layer<'_> {
             tile.pack::<LANES>(weights, &mut packed);
             for x in (0..to.width).step_by(tile.width.max(1)) {
                 let count = tile.width.min(to.width - x);
-                for residue in 0..dilation {
-                    for y in (residue..to.height).step_by((dilation * tile.height).max(1)) {
-                        let rows = (to.height - y).div_ceil(dilation.max(1)).min(tile.height);
+                for first_row in held.clone().take(dilation) {
+                    for y in (first_row..held.end).step_by((dilation * tile.height).max(1)) {
+                        let rows = (held.end - y).div_ceil(dilation.max(1)).min(tile.height);
                         tile.gather::<LANES>(input, x * stride, y * stride, rows, &mut columns);
                         let groups = bias.get(first..last).unwrap_or_default().chunks(LANES).zip(packed.chunks(group));
                         for (g, (bias, weights)) in groups.enumerate() {
@@ -336,7 +339,7 @@ fn copy<const LANES: usize>(from: &[f32], step: usize, channels: usize, to: &mut
 pub(super) mod tests {
     use super::*;
     use crate::kernels::conv::output_size;
-    use crate::kernels::testing::{Stream, TestMap};
+    use crate::kernels::testing::{Stream, TestMap, conv_reads, in_bands};
     use proptest::prelude::*;
     extern crate std;
     use std::vec::Vec;
@@ -379,7 +382,7 @@ pub(super) mod tests {
         fn every_form_is_the_definition_and_the_bits_of_its_model(seed: u64,
             kernel in prop_oneof![Just(1usize), Just(3), Just(5), Just(7)],
             (stride, dilation) in prop_oneof![Just((1usize, 1usize)), Just((2, 1)), Just((3, 1)), Just((1, 2)), Just((1, 3)), Just((1, 5))],
-            h in 1usize..14, w in 1usize..40, cin in channels(), cout in channels(), gaps in (0usize..3, 0usize..3), relu: bool) {
+            h in 1usize..14, band in 1usize..14, w in 1usize..40, cin in channels(), cout in channels(), gaps in (0usize..3, 0usize..3), relu: bool) {
             let (cin, cout) = if kernel < 5 { (cin, cout) } else { (cin % 24 + 1, cout % 24 + 1) };
             let (h, w) = if cin * cout < 400 { (h, w) } else { (h % 4 + 1, w % 20 + 1) };
             let mut stream = Stream(seed);
@@ -390,7 +393,9 @@ pub(super) mod tests {
             let empty = TestMap::filled(99f32, output_size(h, stride), output_size(w, stride), cout, gaps.1);
             let run = |isa: Isa| {
                 let mut out = empty.clone();
-                assert_eq!(convolve(isa, window, relu, &input.map(), &weights, &bias, &mut out.map_mut()), Ok(true));
+                in_bands(&[&input], &mut out, band, conv_reads(window), |maps, mut out| {
+                    assert_eq!(convolve(isa, window, relu, &maps[0], &weights, &bias, &mut out), Ok(true));
+                });
                 out
             };
             for (isa, model) in forms() {

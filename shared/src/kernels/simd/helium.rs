@@ -1,11 +1,8 @@
 //! Inner loops for Helium (MVE, integer): Cortex-M52, M55, M85.
 #![allow(unsafe_code)]
 
-use super::micro::{Buffer, Cells, Constants, Micro, Run};
+use super::micro::{Cells, Constants, Micro, Run};
 use core::arch::naked_asm;
-
-/// Taps of a buffer: 16 channels of a 3×3 patch over 32 channels, or a row of 160 pixels of 4 channels with room left.
-const ROOM: usize = 4608;
 
 /// Sixteen int8 taps to a vector, four output channels by two pixels at a time.
 pub struct Helium;
@@ -16,12 +13,6 @@ impl Micro for Helium {
     const GROUP: usize = 4;
     const COLUMN: usize = 1;
     const ORDER: [usize; 4] = [0, 1, 2, 3];
-    type Buffer = Buffer<i8, ROOM>;
-
-    #[inline(always)]
-    fn buffer(tap: i8) -> Self::Buffer {
-        Buffer([tap; ROOM])
-    }
 
     #[inline(never)]
     fn copy(cells: Cells, from: &[i8], to: &mut [i8]) {

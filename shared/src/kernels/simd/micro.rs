@@ -70,16 +70,6 @@ impl<T> Run<'_, T> {
     }
 }
 
-/// Taps that begin where vectors may be loaded.
-#[repr(C, align(16))]
-pub struct Buffer<T, const TAPS: usize>(pub [T; TAPS]);
-
-impl<T, const TAPS: usize> AsMut<[T]> for Buffer<T, TAPS> {
-    fn as_mut(&mut self) -> &mut [T] {
-        &mut self.0
-    }
-}
-
 /// The inner loops of a core.
 pub trait Micro {
     /// What maps and weights are held as.
@@ -92,11 +82,6 @@ pub trait Micro {
     const COLUMN: usize;
     /// The order in which each four taps of a column are held.
     const ORDER: [usize; 4];
-    /// Working memory on the stack: gathered columns have one, arranged weights another.
-    type Buffer: AsMut<[Self::Tap]>;
-
-    /// A buffer full of `tap`.
-    fn buffer(tap: i8) -> Self::Buffer;
 
     /// Copies pixels into columns; nothing where they do not fit.
     fn copy(cells: Cells, from: &[i8], to: &mut [Self::Tap]);

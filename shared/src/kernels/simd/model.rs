@@ -1,6 +1,6 @@
 //! The inner loops in plain Rust, in the layouts of both cores: what the host's tests run the maps' code over.
 
-use super::micro::{Buffer, Cells, Micro, Run, ordered};
+use super::micro::{Cells, Micro, Run, ordered};
 
 /// The layouts of [`super::helium`].
 pub struct HeliumModel;
@@ -15,11 +15,6 @@ macro_rules! model {
             const GROUP: usize = $group;
             const COLUMN: usize = $column;
             const ORDER: [usize; 4] = $order;
-            type Buffer = Buffer<$tap, 3072>;
-
-            fn buffer(tap: i8) -> Self::Buffer {
-                Buffer([tap.into(); 3072])
-            }
 
             fn copy(cells: Cells, from: &[i8], to: &mut [$tap]) {
                 let column = (cells.at + cells.channels).next_multiple_of($column);

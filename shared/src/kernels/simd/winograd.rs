@@ -28,7 +28,8 @@ const PAIRS: usize = CHUNK * 64;
 /// Maps with fewer pixels do not repay the transformation of the weights.
 const LEAST_PIXELS: usize = 1024;
 
-/// The whole layer, whose shapes have been checked; `false`, and nothing written, where it is not of this form's kind.
+/// The rows that `output` holds of a layer whose shapes have been checked, the first of them the first of a tile; `false`,
+/// and nothing written, where it is not of this form's kind.
 pub fn conv(
     isa: Isa,
     window: Window,
@@ -194,12 +195,12 @@ impl Layer<'_> {
         tiles: &mut Tiles,
         output: &mut MapMut<f32>,
     ) {
-        let (shape, dilation) = (self.input.shape(), self.window.dilation);
+        let (shape, rows, dilation) = (self.input.shape(), output.rows(), self.window.dilation);
         let mut corners = [[0; 2]; TILES];
         let mut n = 0;
         for residue in 0..dilation * dilation {
-            let (top, left) = (residue / dilation, residue % dilation);
-            for y in (top..shape.height).step_by(M * dilation) {
+            let (top, left) = (rows.start + residue / dilation, residue % dilation);
+            for y in (top..rows.end).step_by(M * dilation) {
                 for x in (left..shape.width).step_by(M * dilation) {
                     if let Some(corner) = corners.get_mut(n) {
                         *corner = [y, x];
@@ -297,7 +298,7 @@ impl Layer<'_> {
         products: &[f32; PLACES * 16],
         output: &mut MapMut<f32>,
     ) {
-        let (shape, dilation) = (self.input.shape(), self.window.dilation);
+        let (shape, end, dilation) = (self.input.shape(), output.rows().end, self.window.dilation);
         let mut columns = [[[0.0f32; 16]; M]; SIDE];
         // SAFETY: an array has 16 values, the bias and a pixel of the output `V::LANES` from `channel` on.
         unsafe {
@@ -312,7 +313,7 @@ impl Layer<'_> {
             let low = V::splat(if last { self.low } else { f32::NEG_INFINITY });
             for i in 0..M {
                 let y = y + i * dilation;
-                if y >= shape.height {
+                if y >= end {
                     break;
                 }
                 let row = outputs::<V, M>(loads(columns.as_ptr().cast::<f32>().add(16 * i), 16 * M));
@@ -443,7 +444,7 @@ unsafe fn outputs<V: Vector, const M: usize>([a, b, c, d, e, f]: [V; SIDE]) -> [
 mod tests {
     use super::super::float::tests::{forms, naive};
     use super::*;
-    use crate::kernels::testing::{Stream, TestMap};
+    use crate::kernels::testing::{Stream, TestMap, conv_reads, in_bands};
     use proptest::prelude::*;
     extern crate std;
 
@@ -451,7 +452,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
         fn every_form_is_close_to_the_definition_and_the_bits_of_its_model(seed: u64, kernel in prop_oneof![Just(3usize), Just(5)],
-            dilation in prop_oneof![Just(1usize), Just(2), Just(3), Just(5)], h in 16usize..48, cin in 1usize..7, cout in 1usize..4,
+            dilation in prop_oneof![Just(1usize), Just(2), Just(3), Just(5)], h in 16usize..48, band in 1usize..48, cin in 1usize..7, cout in 1usize..4,
             gaps in (0usize..3, 0usize..3), relu: bool) {
             let mut stream = Stream(seed);
             let w = 1024usize.div_ceil(h) + (seed % 7) as usize;
@@ -464,7 +465,9 @@ mod tests {
                 let empty = TestMap::filled(99f32, h, w, cout, gaps.1);
                 let run = |isa: Isa| {
                     let mut out = empty.clone();
-                    assert!(conv(isa, window, relu, &input.map(), &weights, &bias, &mut out.map_mut()));
+                    in_bands(&[&input], &mut out, band, conv_reads(window), |maps, mut out| {
+                        assert!(conv(isa, window, relu, &maps[0], &weights, &bias, &mut out));
+                    });
                     out
                 };
                 let out = run(isa);

@@ -17,7 +17,7 @@ const RUN: usize = 64;
 /// Most channels of such maps.
 const CHANNELS: usize = 128;
 
-/// Both maps and the sum, whose shapes have been checked; `None`, and nothing written, where a number is outside this
+/// The sum of two views of the rows that `output` holds; `None`, and nothing written, where a number is outside this
 /// form's range.
 pub fn add(
     [a, b]: [&Map<i8>; 2],
@@ -108,7 +108,7 @@ impl Sum {
         let len = quads(shape.channels) * RUN;
         let [first, second] = &mut words;
         let (first, second) = (first.get_mut(..len)?, second.get_mut(..len)?);
-        for y in 0..shape.height {
+        for y in output.rows() {
             for x in (0..shape.width).step_by(RUN) {
                 let count = (shape.width - x).min(RUN);
                 Planes { words: first, plane: RUN }.copy(&a.row(y)?, x, 1, 0, count);

@@ -9,7 +9,7 @@ use crate::kernels::{Map, MapMut};
 /// Elements of a stretch.
 const ROOM: usize = 2048;
 
-/// The whole map, whose shapes have been checked; `None`, and nothing written, where a square's row has no room.
+/// The rows that `output` holds of a map whose shapes have been checked; `None`, and nothing written, where a square's row has no room.
 pub fn max_pool<T: Copy + PartialOrd>(size: usize, input: &Map<T>, output: &mut MapMut<T>) -> Option<()> {
     widest(
         #[inline(always)]
@@ -20,13 +20,13 @@ pub fn max_pool<T: Copy + PartialOrd>(size: usize, input: &Map<T>, output: &mut 
 #[inline(always)]
 fn pool<T: Copy + PartialOrd>(size: usize, input: &Map<T>, output: &mut MapMut<T>) -> Option<()> {
     let (stride, channels, to) = (input.shape().stride, input.shape().channels, output.shape());
-    let mut most = [*input.row(0)?.from(0).first()?; ROOM];
+    let mut most = [*input.row(output.rows().start * size)?.from(0).first()?; ROOM];
     let mut next = most;
     let squares = ROOM / (size * stride);
     if squares == 0 {
         return None;
     }
-    for y in 0..to.height {
+    for y in output.rows() {
         for x in (0..to.width).step_by(squares) {
             let count = squares.min(to.width - x);
             let len = count * size * stride;

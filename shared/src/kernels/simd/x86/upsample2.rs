@@ -15,7 +15,7 @@ const ROOM: usize = 8192;
 /// Elements of a vector.
 const LANES: usize = 16;
 
-/// The whole map, whose shapes have been checked; `scale` has both denominators in it. `None`, and nothing written, where
+/// The rows that `output` holds of a map whose shapes have been checked; `scale` has both denominators in it. `None`, and nothing written, where
 /// it is outside this form's range.
 pub fn upsample2(input: &Map<i8>, zero: i32, scale: HighWord, place: Output, output: &mut MapMut<i8>) -> Option<()> {
     let shape = input.shape();
@@ -37,7 +37,8 @@ fn rows(input: &Map<i8>, zero: i32, scale: Factor, place: Place, output: &mut Ma
     // The last column's right neighbour, of weight 0, lies beyond the row.
     let mut blended = [0; 2 * ROOM];
     let blended = blended.get_mut(..(width + 1) * channels + LANES)?;
-    for (y, (row, top, bottom)) in Axis::new(shape.height).take(2 * shape.height).enumerate() {
+    let held = output.rows();
+    for (y, (row, top, bottom)) in Axis::new(shape.height).enumerate().take(held.end).skip(held.start) {
         let upper = input.row(row)?;
         let lower = input.row(row + 1).unwrap_or(upper);
         let (top, bottom) = (top as i32, bottom as i32);
