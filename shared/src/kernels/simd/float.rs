@@ -278,27 +278,23 @@ impl Tile {
         let groups = weights.chunks((LANES * patch).max(1)).zip(packed.chunks_mut((LANES * patch).max(1)));
         for (weights, packed) in groups {
             let mut vectors = packed.as_chunks_mut::<LANES>().0.iter_mut();
-            for block in (0..channels).step_by(LANES) {
-                let within = block..channels.min(block + LANES);
-                let mut vector = |ky: usize, kx: usize, channel: usize| {
-                    let Some(vector) = vectors.next() else { return };
-                    let at = (ky * kernel + kx) * channels + channel;
-                    for (o, to) in vector.iter_mut().enumerate() {
-                        *to = weights.get(o * patch + at).map_or(0.0, |w| *w);
-                    }
-                };
-                for (a, b) in (0..kernel).flat_map(|a| (0..kernel).map(move |b| (a, b))) {
-                    if LANES == 4 {
-                        continue;
-                    }
-                    within.clone().for_each(|channel| vector(a, b, channel));
+            let mut vector = |ky: usize, kx: usize, channel: usize| {
+                let Some(vector) = vectors.next() else { return };
+                let at = (ky * kernel + kx) * channels + channel;
+                for (o, to) in vector.iter_mut().enumerate() {
+                    *to = weights.get(o * patch + at).map_or(0.0, |w| *w);
                 }
-                if LANES == 4 {
-                    for kx in 0..kernel {
-                        for channel in within.clone() {
-                            (0..kernel).for_each(|ky| vector(ky, kx, channel));
-                        }
-                    }
+            };
+            if LANES == 4 {
+                for channel in (0..4).flat_map(|first| (first..channels).step_by(4)) {
+                    (0..kernel).for_each(|kx| (0..kernel).for_each(|ky| vector(ky, kx, channel)));
+                }
+                continue;
+            }
+            for block in (0..channels).step_by(LANES) {
+                for tap in 0..kernel * kernel {
+                    let channels = block..channels.min(block + LANES);
+                    channels.for_each(|channel| vector(tap / kernel, tap % kernel, channel));
                 }
             }
         }
@@ -346,7 +342,7 @@ impl Tile {
 
 /// `channels` values of each pixel, pixels `step` elements apart.
 #[inline(always)]
-fn copy<const LANES: usize>(from: &[f32], step: usize, channels: usize, to: &mut [[f32; LANES]]) {
+pub(super) fn copy<const LANES: usize>(from: &[f32], step: usize, channels: usize, to: &mut [[f32; LANES]]) {
     if channels == LANES && step == LANES {
         to.iter_mut().zip(from.as_chunks::<LANES>().0).for_each(|(to, from)| *to = *from);
         return;

@@ -5,6 +5,9 @@
 //! processor lacks the instructions. The build script chooses by target (`cfg(kernels)`); the feature `scalar` turns
 //! them all off.
 //!
+//! The float forms (`float`, `winograd`, `gate`, over the loops of `fma`; x86-64 only) round in another order than their
+//! plain twins, and are held to the definition within a stated bound and to a model of plain arrays bit for bit.
+//!
 //! What depends on the core is a handful of inner loops in `helium`, `dsp` and `vnni`, behind safe functions that check
 //! every extent; what walks a map is the same code for all, and is tested on the host over a plain model of those of Arm.
 
