@@ -15,10 +15,10 @@ use crate::kernels::{Map, MapMut};
 const ROOM: usize = 16 * 1024;
 /// Elements that a tile should have at most, so that it stays in the first cache.
 const COMFORT: usize = 6 * 1024;
-/// Most pixels of a row of a tile.
-const WIDE: usize = 128;
 /// Elements of the packed weights: one vector of output channels of the longest patch.
 const PACKED: usize = 16 * MAX_PATCH;
+/// The same for the narrow layers.
+const PACKED_FEW: usize = 4 * 1024;
 /// Most taps, counted once for each block of input channels.
 const MAX_TAPS: usize = 320;
 
@@ -81,29 +81,44 @@ impl Layer<'_> {
         weights: &[f32],
         output: &mut MapMut<f32>,
     ) -> Result<(), Error> {
+        let packed = self.tile.patch() * self.bias.len().next_multiple_of(LANES);
+        // Filling the room of the widest layers with zeros takes longer than the narrowest ones do.
+        if self.tile.elements() <= COMFORT && packed <= PACKED_FEW {
+            self.walk::<LANES>(input, weights, output, &mut [0.0; COMFORT], &mut [0.0; PACKED_FEW])
+        } else {
+            self.walk::<LANES>(input, weights, output, &mut [0.0; ROOM], &mut [0.0; PACKED])
+        }
+    }
+
+    fn walk<const LANES: usize>(
+        &self,
+        input: &Map<f32>,
+        weights: &[f32],
+        output: &mut MapMut<f32>,
+        columns: &mut [f32],
+        packed: &mut [f32],
+    ) -> Result<(), Error> {
         let Layer { tile, bias, .. } = self;
-        let Window { kernel, stride, dilation } = tile.window;
+        let Window { stride, dilation, .. } = tile.window;
         let (to, held, out_channels) = (output.shape(), output.rows(), bias.len());
-        let mut columns = [0.0f32; ROOM];
-        let mut packed = [0.0f32; PACKED];
         let mut taps = [Tap::default(); MAX_TAPS];
         let taps = tile.taps(&mut taps).ok_or(Error::Unsupported)?;
-        let patch = kernel * kernel * tile.channels;
+        let patch = tile.patch();
         let group = (patch * LANES).max(1);
-        let block = (PACKED / group * LANES).max(LANES);
+        let block = (packed.len() / group * LANES).max(LANES);
         for first in (0..out_channels).step_by(block) {
             let last = out_channels.min(first + block);
             let weights = weights.get(first * patch..last * patch).ok_or(Error::Unsupported)?;
-            tile.pack::<LANES>(weights, &mut packed);
+            tile.pack::<LANES>(weights, packed);
             for x in (0..to.width).step_by(tile.width.max(1)) {
                 let count = tile.width.min(to.width - x);
                 for first_row in held.clone().take(dilation) {
                     for y in (first_row..held.end).step_by((dilation * tile.height).max(1)) {
                         let rows = (held.end - y).div_ceil(dilation.max(1)).min(tile.height);
-                        tile.gather::<LANES>(input, x * stride, y * stride, rows, &mut columns);
+                        tile.gather::<LANES>(input, x * stride, y * stride, rows, columns);
                         let groups = bias.get(first..last).unwrap_or_default().chunks(LANES).zip(packed.chunks(group));
                         for (g, (bias, weights)) in groups.enumerate() {
-                            let run = Part { bias, weights, taps, columns: &columns, count, rows };
+                            let run = Part { bias, weights, taps, columns, count, rows };
                             let at = first + g * LANES;
                             let out = output.from_mut(y, x).get_mut(at..).ok_or(Error::Unsupported)?;
                             let out_row = dilation * to.width * to.stride;
@@ -123,23 +138,28 @@ impl Layer<'_> {
     fn quads(&self, part: Part, out_step: usize, out_row: usize, out: &mut [f32]) {
         let (tile, mut bias) = (&self.tile, [0.0; 4]);
         bias.iter_mut().zip(part.bias).for_each(|(to, from)| *to = *from);
-        let run = Quads {
-            kernel: tile.window.kernel,
-            columns: part.columns,
-            inputs: tile.channels,
-            block: tile.block,
-            row: tile.row,
-            tap: 4 * tile.window.dilation,
-            weights: part.weights,
-            bias,
-            low: self.low,
-            count: part.count,
-            rows: part.rows,
-            out_step,
-            out_row,
-            channels: part.bias.len(),
-        };
-        run.run(self.isa, out);
+        for y in (0..part.rows).step_by(ROWS) {
+            let (Some(columns), Some(out)) = (part.columns.get(y * tile.row..), out.get_mut(y * out_row..)) else {
+                return;
+            };
+            let run = Quads {
+                kernel: tile.window.kernel,
+                columns,
+                inputs: tile.channels,
+                block: tile.block,
+                row: tile.row,
+                tap: 4 * tile.window.dilation,
+                weights: part.weights,
+                bias,
+                low: self.low,
+                count: part.count,
+                rows: ROWS.min(part.rows - y),
+                out_step,
+                out_row,
+                channels: part.bias.len(),
+            };
+            run.run(self.isa, out);
+        }
     }
 
     fn lanes<const LANES: usize>(&self, part: Part, out_step: usize, out_row: usize, out: &mut [f32]) {
@@ -208,23 +228,32 @@ impl Tile {
         };
         let least = if lanes == 4 { ROWS } else { 1 };
         let mut tile = of(least, pixels);
-        if tile.block * blocks > ROOM {
+        if tile.elements() > ROOM {
             return None;
         }
-        let wide = to.width.min(WIDE).next_multiple_of(pixels);
-        while tile.width < wide || tile.height < ROWS {
-            let next =
-                if tile.height < ROWS && tile.height * 2 * pixels <= tile.width.max(2 * pixels) || tile.width >= wide {
-                    of(tile.height * 2, tile.width)
-                } else {
-                    of(tile.height, tile.width + pixels)
-                };
-            if next.block * blocks > COMFORT {
-                break;
-            }
-            tile = next;
+        // Whichever way the next tile gathers fewer elements for each output.
+        loop {
+            let [taller, wider] = [of(tile.height + least, tile.width), of(tile.height, tile.width + pixels)];
+            let fits = |next: &Tile| next.elements() <= COMFORT;
+            let taller = Some(taller).filter(|next| fits(next) && tile.height < to.height);
+            let wider = Some(wider).filter(|next| fits(next) && tile.width < to.width);
+            let cost = |tile: &Tile, other: &Tile| tile.elements() * other.height * other.width;
+            tile = match (taller, wider) {
+                (Some(a), Some(b)) if cost(&a, &b) < cost(&b, &a) => a,
+                (_, Some(next)) | (Some(next), None) => next,
+                (None, None) => return Some(tile),
+            };
         }
-        Some(tile)
+    }
+
+    /// Elements of a gathered tile.
+    fn elements(&self) -> usize {
+        self.block * self.channels.div_ceil(self.lanes.max(1))
+    }
+
+    /// Taps of one output channel.
+    fn patch(&self) -> usize {
+        self.window.kernel * self.window.kernel * self.channels
     }
 
     /// Where the taps begin, block by block, row by row.
@@ -248,31 +277,27 @@ impl Tile {
     /// Puts weights `[out][ky][kx][in]` into the order in which they are used, `LANES` outputs at a time.
     fn pack<const LANES: usize>(&self, weights: &[f32], packed: &mut [f32]) {
         let (kernel, channels) = (self.window.kernel, self.channels);
-        let patch = kernel * kernel * channels;
+        let patch = self.patch();
         let groups = weights.chunks((LANES * patch).max(1)).zip(packed.chunks_mut((LANES * patch).max(1)));
         for (weights, packed) in groups {
             let mut vectors = packed.as_chunks_mut::<LANES>().0.iter_mut();
-            for block in (0..channels).step_by(LANES) {
-                let within = block..channels.min(block + LANES);
-                let mut vector = |ky: usize, kx: usize, channel: usize| {
-                    let Some(vector) = vectors.next() else { return };
-                    let at = (ky * kernel + kx) * channels + channel;
-                    for (o, to) in vector.iter_mut().enumerate() {
-                        *to = weights.get(o * patch + at).map_or(0.0, |w| *w);
-                    }
-                };
-                for (a, b) in (0..kernel).flat_map(|a| (0..kernel).map(move |b| (a, b))) {
-                    if LANES == 4 {
-                        continue;
-                    }
-                    within.clone().for_each(|channel| vector(a, b, channel));
+            let mut vector = |ky: usize, kx: usize, channel: usize| {
+                let Some(vector) = vectors.next() else { return };
+                let at = (ky * kernel + kx) * channels + channel;
+                for (o, to) in vector.iter_mut().enumerate() {
+                    *to = weights.get(o * patch + at).map_or(0.0, |w| *w);
                 }
-                if LANES == 4 {
-                    for kx in 0..kernel {
-                        for channel in within.clone() {
-                            (0..kernel).for_each(|ky| vector(ky, kx, channel));
-                        }
-                    }
+            };
+            if LANES == 4 {
+                for channel in (0..4).flat_map(|first| (first..channels).step_by(4)) {
+                    (0..kernel).for_each(|kx| (0..kernel).for_each(|ky| vector(ky, kx, channel)));
+                }
+                continue;
+            }
+            for block in (0..channels).step_by(LANES) {
+                for tap in 0..kernel * kernel {
+                    let channels = block..channels.min(block + LANES);
+                    channels.for_each(|channel| vector(tap / kernel, tap % kernel, channel));
                 }
             }
         }
@@ -320,7 +345,11 @@ impl Tile {
 
 /// `channels` values of each pixel, pixels `step` elements apart.
 #[inline(always)]
-fn copy<const LANES: usize>(from: &[f32], step: usize, channels: usize, to: &mut [[f32; LANES]]) {
+pub(super) fn copy<const LANES: usize>(from: &[f32], step: usize, channels: usize, to: &mut [[f32; LANES]]) {
+    if channels == LANES && step == LANES {
+        to.iter_mut().zip(from.as_chunks::<LANES>().0).for_each(|(to, from)| *to = *from);
+        return;
+    }
     if channels == LANES {
         for (i, to) in to.iter_mut().enumerate() {
             if let Some(from) = from.get(i * step..).and_then(|from| from.first_chunk::<LANES>()) {

@@ -1,9 +1,9 @@
-//! Inner loops of the float convolution, for AVX-512, for AVX2 with FMA, and over plain arrays for the tests.
+//! Inner loops of the float convolution and of the spatial gate, for AVX-512, for AVX2 with FMA, and over plain arrays for the tests.
 //!
 //! Every product is added by one fused multiply-add, and each output's products in one order whatever the vector type, so
 //! a form gives the same bits on every processor that has it. `unsafe` is for loads and stores through pointers, whose
-//! extents [`Lanes::fits`] and [`Quads::fits`] check, and for entering functions compiled for instructions that the
-//! processor was seen to have.
+//! extents are checked where a loop is entered, and for entering functions compiled for instructions that the processor
+//! was seen to have.
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
@@ -139,7 +139,7 @@ pub struct Quads<'a> {
     pub row: usize,
     /// Elements from one tap of a row to the next.
     pub tap: usize,
-    /// `[block][kx][channel of the block][ky][4]`.
+    /// `[channel of a block][block][kx][ky][4]`.
     pub weights: &'a [f32],
     pub bias: [f32; 4],
     pub low: f32,
@@ -237,6 +237,76 @@ impl Gate<'_> {
     }
 }
 
+/// A row of the spatial gate's statistics: maximum and mean over the channels of the four Haar bands of each pixel and its
+/// left, upper and upper left neighbours.
+#[derive(Debug, Clone, Copy)]
+pub struct Statistics<'a> {
+    /// The row above and the row, `[block of four channels][pixel][4]`, from the first pixel's left neighbour on.
+    pub rows: [&'a [f32]; 2],
+    /// Elements of a block of channels, and their number.
+    pub block: usize,
+    pub blocks: usize,
+    /// Pixels: whole vectors.
+    pub count: usize,
+}
+
+impl Statistics<'_> {
+    /// `[pixel][band]` each; nothing where they do not fit.
+    pub fn run(&self, isa: Isa, maxima: &mut [f32], means: &mut [f32]) {
+        let end = self.blocks.saturating_sub(1) * self.block + 4 * (self.count + 1);
+        let fits = self.count.is_multiple_of(4) && maxima.len().min(means.len()) >= 4 * self.count;
+        if !fits || self.rows.iter().any(|row| row.len() < end) {
+            return;
+        }
+        // SAFETY: `detect` saw the instructions, or a test did; every extent has been checked.
+        unsafe {
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => statistics_avx512(self, maxima, means),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => statistics_avx2(self, maxima, means),
+                #[cfg(test)]
+                Isa::Model(_) => statistics::<[f32; 16]>(self, maxima, means),
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn statistics<V: Vector>(run: &Statistics, maxima: &mut [f32], means: &mut [f32]) {
+    let half = 0.5 / (4 * run.blocks) as f32;
+    for first in (0..run.count).step_by(V::LANES / 4) {
+        // SAFETY: `run` saw whole vectors of pixels, and the pixel before them, in every block of both rows.
+        unsafe {
+            let (mut max, mut sum) = ([V::splat(f32::NEG_INFINITY); 4], [V::splat(0.0); 4]);
+            for block in 0..run.blocks {
+                let at = block * run.block + 4 * first;
+                let (above, here) = (run.rows[0].as_ptr().add(at), run.rows[1].as_ptr().add(at));
+                let (a, b, c, d) = (V::load(above), V::load(above.add(4)), V::load(here), V::load(here.add(4)));
+                let (top, bottom, fall, rise) = (a.add(b), c.add(d), a.sub(b), c.sub(d));
+                let bands = [top.sub(bottom), fall.add(rise), fall.sub(rise), top.add(bottom)];
+                for (i, band) in bands.into_iter().enumerate() {
+                    max[i] = max[i].at_least(band);
+                    sum[i] = sum[i].add(band);
+                }
+            }
+            let (mut maximum, mut mean) = (V::splat(0.0), V::splat(0.0));
+            for (i, (max, sum)) in max.into_iter().zip(sum).enumerate() {
+                let max = max.at_least(max.spread::<NEIGHBOURS>());
+                let sum = sum.add(sum.spread::<NEIGHBOURS>());
+                // The lane of the band takes it.
+                let mut of_max = [0.0; 4];
+                let mut of_sum = [0.0; 4];
+                (of_max[i], of_sum[i]) = (0.5, half);
+                maximum = maximum.fma(max.at_least(max.spread::<HALVES>()), V::load_four(of_max.as_ptr()));
+                mean = mean.fma(sum.add(sum.spread::<HALVES>()), V::load_four(of_sum.as_ptr()));
+            }
+            maximum.store(V::LANES, maxima.as_mut_ptr().add(4 * first));
+            mean.store(V::LANES, means.as_mut_ptr().add(4 * first));
+        }
+    }
+}
+
 /// A vector of f32. Loads and stores are at any alignment.
 pub(super) trait Vector: Copy {
     const LANES: usize;
@@ -244,7 +314,7 @@ pub(super) trait Vector: Copy {
     unsafe fn load(from: *const f32) -> Self;
     /// Four values, over and over.
     unsafe fn load_four(from: *const f32) -> Self;
-    /// Channel `I` of every four, four times; [`ALL`]: as it is.
+    /// Channel `I` of every four, four times; [`ALL`]: as it is; [`NEIGHBOURS`], [`HALVES`]: exchanged.
     unsafe fn spread<const I: i32>(self) -> Self;
     /// self + a·b, rounded once.
     unsafe fn fma(self, a: Self, b: Self) -> Self;
@@ -304,26 +374,20 @@ unsafe fn quads<V: Vector, const K: usize, const G: usize>(run: &Quads, out: &mu
         unsafe {
             let mut sums = [[V::load_four(run.bias.as_ptr()); G]; ROWS];
             let mut weights = run.weights.as_ptr();
-            for block in 0..run.inputs.div_ceil(4) {
-                let channels = run.inputs - 4 * block;
-                for kx in 0..K {
-                    let from = run.columns.as_ptr().add(block * run.block + kx * run.tap + 4 * first);
-                    channel::<V, K, G, 0>(from, run.row, weights, &mut sums);
-                    weights = weights.add(4 * K);
-                    if channels > 1 {
-                        channel::<V, K, G, 1>(from, run.row, weights, &mut sums);
-                        weights = weights.add(4 * K);
+            // Channel by channel of all blocks: were a vector's four channels used together, the compiler would keep the
+            // vectors of all rows, and has not the registers for it.
+            macro_rules! channels {
+                ($($i:literal)*) => {$(
+                    for block in 0..(run.inputs + 3 - $i) / 4 {
+                        for kx in 0..K {
+                            let from = run.columns.as_ptr().add(block * run.block + kx * run.tap + 4 * first);
+                            channel::<V, K, G, $i>(from, run.row, weights, &mut sums);
+                            weights = weights.add(4 * K);
+                        }
                     }
-                    if channels > 2 {
-                        channel::<V, K, G, 2>(from, run.row, weights, &mut sums);
-                        weights = weights.add(4 * K);
-                    }
-                    if channels > 3 {
-                        channel::<V, K, G, 3>(from, run.row, weights, &mut sums);
-                        weights = weights.add(4 * K);
-                    }
-                }
+                )*};
             }
+            channels!(0 1 2 3);
             let low = V::splat(run.low);
             let out = out.as_mut_ptr();
             for (y, sums) in sums.into_iter().enumerate().take(run.rows) {
@@ -366,6 +430,9 @@ unsafe fn gate<V: Vector, const G: usize>(run: &Gate, out: &mut [f32]) {
 
 /// In place of a channel: each lane its own.
 const ALL: i32 = 4;
+/// In place of a channel: of every four lanes the first two and the last two exchanged, or the two halves.
+const NEIGHBOURS: i32 = 5;
+const HALVES: i32 = 6;
 
 /// Adds channel `I` of a block at one kx: for each input row the output rows it belongs to.
 #[inline(always)]
@@ -449,6 +516,8 @@ impl Vector for __m512 {
                 1 => _mm512_permute_ps::<0x55>(self),
                 2 => _mm512_permute_ps::<0xAA>(self),
                 3 => _mm512_permute_ps::<0xFF>(self),
+                NEIGHBOURS => _mm512_permute_ps::<0xB1>(self),
+                HALVES => _mm512_permute_ps::<0x4E>(self),
                 _ => self,
             }
         }
@@ -507,6 +576,8 @@ impl Vector for __m256 {
                 1 => _mm256_permute_ps::<0x55>(self),
                 2 => _mm256_permute_ps::<0xAA>(self),
                 3 => _mm256_permute_ps::<0xFF>(self),
+                NEIGHBOURS => _mm256_permute_ps::<0xB1>(self),
+                HALVES => _mm256_permute_ps::<0x4E>(self),
                 _ => self,
             }
         }
@@ -590,6 +661,20 @@ unsafe fn gate_avx2(run: &Gate, out: &mut [f32]) {
 }
 
 #[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vl")]
+unsafe fn statistics_avx512(run: &Statistics, maxima: &mut [f32], means: &mut [f32]) {
+    // SAFETY: forwarded.
+    unsafe { statistics::<__m512>(run, maxima, means) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn statistics_avx2(run: &Statistics, maxima: &mut [f32], means: &mut [f32]) {
+    // SAFETY: forwarded.
+    unsafe { statistics::<__m256>(run, maxima, means) }
+}
+
+#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn quads_avx2(run: &Quads, out: &mut [f32]) {
     // SAFETY: forwarded.
@@ -611,7 +696,12 @@ impl<const N: usize> Vector for [f32; N] {
         core::array::from_fn(|i| unsafe { *from.add(i % 4) })
     }
     unsafe fn spread<const I: i32>(self) -> Self {
-        if I == ALL { self } else { core::array::from_fn(|i| self[i / 4 * 4 + I as usize]) }
+        core::array::from_fn(|i| match I {
+            ALL => self[i],
+            NEIGHBOURS => self[i ^ 1],
+            HALVES => self[i ^ 2],
+            _ => self[i / 4 * 4 + I as usize],
+        })
     }
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         core::array::from_fn(|i| libm::fmaf(a[i], b[i], self[i]))

@@ -3,7 +3,8 @@
 //! A band is a lane: the statistics of a strip of pixels are held as two maps of four channels, maxima and means, of which
 //! the 7×7 convs are one depthwise conv each. The strip goes down the map, the last rows of statistics with it.
 
-use super::fma::{GATE_KERNEL, Gate, Isa, QUAD_PIXELS, ROWS};
+use super::float::copy;
+use super::fma::{GATE_KERNEL, Gate, Isa, QUAD_PIXELS, ROWS, Statistics};
 use crate::Error;
 use crate::kernels::sigmoid::sigmoid_f32;
 use crate::kernels::{Map, MapMut};
@@ -14,14 +15,19 @@ const HIGH: usize = 2 * ROWS;
 /// Reach of the window, and rows and pixels of statistics.
 const REACH: usize = GATE_KERNEL / 2;
 const STAT_ROWS: usize = HIGH + 2 * REACH;
-const STAT_ROW: usize = 4 * (WIDE + 2 * REACH);
+const STAT_PIXELS: usize = (WIDE + 2 * REACH).next_multiple_of(4);
+const STAT_ROW: usize = 4 * STAT_PIXELS;
+/// Most blocks of four channels.
+const BLOCKS: usize = 16;
 
 /// The four bands of one pixel.
 type Bands = [f32; 4];
-type StatRow = [Bands; WIDE + 2 * REACH];
+type StatRow = [Bands; STAT_PIXELS];
+/// The pixels of a row of statistics and the one before them, block by block of channels.
+type Row = [[Bands; STAT_PIXELS + 1]; BLOCKS];
 
 /// The whole map, whose shapes have been checked; `false`, and nothing written, where the processor has not the
-/// instructions or the channels do not come in fours. Per band: weights `[maximum, mean][ky][kx]`, and a bias.
+/// instructions or the channels do not come in fours, at most 16 of them. Per band: weights `[maximum, mean][ky][kx]`, and a bias.
 pub fn gate(input: &Map<f32>, weights: [&[f32]; 4], bias: Bands, output: &mut MapMut<f32>) -> Result<bool, Error> {
     let Some(isa) = Isa::detect() else { return Ok(false) };
     gate_over(isa, input, weights, bias, output)
@@ -35,11 +41,13 @@ fn gate_over(
     output: &mut MapMut<f32>,
 ) -> Result<bool, Error> {
     let shape = input.shape();
-    if !shape.channels.is_multiple_of(4) {
+    if !shape.channels.is_multiple_of(4) || shape.channels > 4 * BLOCKS {
         return Ok(false);
     }
     let weights = arrange(weights);
-    let mut planes = [[[[0.0; 4]; WIDE + 2 * REACH]; STAT_ROWS]; 2];
+    let mut planes = [[[[0.0; 4]; STAT_PIXELS]; STAT_ROWS]; 2];
+    let [mut above, mut here] = [[[[0.0; 4]; STAT_PIXELS + 1]; BLOCKS]; 2];
+    let mut rows = [&mut above, &mut here];
     let mut logits = [[0.0; 4]; ROWS * WIDE];
     for x in (0..shape.width).step_by(WIDE) {
         let count = WIDE.min(shape.width - x);
@@ -54,7 +62,7 @@ fn gate_over(
                 let (Some(maxima), Some(means)) = (maxima.get_mut(r), means.get_mut(r)) else {
                     return Err(Error::Unsupported);
                 };
-                statistics(input, (y + r).checked_sub(REACH), x, maxima, means);
+                statistics(isa, input, (y + r).checked_sub(REACH), x, &mut rows, [maxima, means]);
             }
             for part in (0..HIGH.min(shape.height - y)).step_by(ROWS) {
                 let flat = planes.as_flattened().as_flattened().as_flattened();
@@ -96,72 +104,38 @@ fn arrange(weights: [&[f32]; 4]) -> [Bands; 2 * GATE_KERNEL * GATE_KERNEL] {
     })
 }
 
-/// Maximum and mean of the bands over the channels, for the pixels from `REACH` left of `x` on; zero outside the map.
-fn statistics(input: &Map<f32>, y: Option<usize>, x: usize, maxima: &mut StatRow, means: &mut StatRow) {
-    maxima.fill([0.0; 4]);
-    means.fill([0.0; 4]);
-    let shape = input.shape();
-    let Some((y, here)) = y.and_then(|y| Some((y, input.row(y)?))) else { return };
-    let above = input.row(y.wrapping_sub(1));
-    let first = x.saturating_sub(REACH);
-    let pixel = |row: &Option<_>, x: usize| {
-        row.as_ref().and_then(|row: &crate::kernels::feature_map::Row<'_, f32>| row.pixel(x)).unwrap_or_default()
+/// Maximum and mean of the bands over the channels, for the pixels from `REACH` left of `x` on; zero outside the map. Rows
+/// come one after the other: `rows` holds the one before `y`, and then `y`.
+fn statistics(isa: Isa, input: &Map<f32>, y: Option<usize>, x: usize, rows: &mut [&mut Row; 2], to: [&mut StatRow; 2]) {
+    let (shape, [maxima, means]) = (input.shape(), to);
+    let Some((y, row)) = y.and_then(|y| Some((y, input.row(y)?))) else {
+        maxima.fill([0.0; 4]);
+        means.fill([0.0; 4]);
+        return;
     };
-    let here = Some(here);
-    let places = maxima.iter_mut().zip(means.iter_mut()).skip((first + REACH).saturating_sub(x));
-    let half = 0.5 / shape.channels as f32;
-    let left = first.wrapping_sub(1);
-    let (mut a, mut c) = (pixel(&above, left), pixel(&here, left));
-    for (x, (maximum, mean)) in (first..shape.width).zip(places) {
-        let (b, d) = (pixel(&above, x), pixel(&here, x));
-        let [max, sum] = square([a, b, c, d]);
-        (*maximum, *mean) = (max.map(|v| 0.5 * v), sum.map(|v| half * v));
-        (a, c) = (b, d);
+    rows.swap(0, 1);
+    let [above, here] = rows;
+    if y == 0 {
+        above.as_flattened_mut().fill([0.0; 4]);
     }
-}
-
-/// Maximum and sum over the channels of twice the bands; a pixel that is not there is zero.
-#[inline(always)]
-fn square(pixels: [&[f32]; 4]) -> [Bands; 2] {
-    let [a, b, c, d] = pixels.map(|pixel| pixel.as_chunks::<4>().0);
-    let (mut max, mut sum) = ([[f32::NEG_INFINITY; 4]; 4], [[0.0; 4]; 4]);
-    for (i, d) in d.iter().enumerate() {
-        let [a, b, c] = [a, b, c].map(|pixel| pixel.get(i).copied().unwrap_or_default());
-        let (top, bottom) = (add(a, b), add(c, *d));
-        let (fall, rise) = (sub(a, b), sub(c, *d));
-        let bands = [sub(top, bottom), add(fall, rise), sub(fall, rise), add(top, bottom)];
-        for ((max, sum), band) in max.iter_mut().zip(&mut sum).zip(bands) {
-            *max = larger(*max, band);
-            *sum = add(*sum, band);
-        }
+    // Place i is pixel x + i − REACH − 1.
+    let before = (REACH + 1).saturating_sub(x);
+    let within = (shape.width + REACH + 1).saturating_sub(x).min(STAT_PIXELS + 1);
+    let from = row.from((x + before).saturating_sub(REACH + 1));
+    let blocks = shape.channels / 4;
+    for (block, here) in here.iter_mut().enumerate().take(blocks) {
+        here.fill([0.0; 4]);
+        let here = here.get_mut(before..within).unwrap_or_default();
+        copy(from.get(4 * block..).unwrap_or_default(), shape.stride, 4, here);
     }
-    let ([e, f, g, h], [i, j, k, l]) = (turned(max), turned(sum));
-    [larger(larger(e, f), larger(g, h)), add(add(i, j), add(k, l))]
-}
-
-fn turned(rows: [Bands; 4]) -> [Bands; 4] {
-    let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = rows;
-    [[a, e, i, m], [b, f, j, n], [c, g, k, o], [d, h, l, p]]
-}
-
-#[inline(always)]
-fn zip([a, b, c, d]: Bands, [e, f, g, h]: Bands, of: impl Fn(f32, f32) -> f32) -> Bands {
-    [of(a, e), of(b, f), of(c, g), of(d, h)]
-}
-
-#[inline(always)]
-fn add(a: Bands, b: Bands) -> Bands {
-    zip(a, b, |a, b| a + b)
-}
-
-#[inline(always)]
-fn sub(a: Bands, b: Bands) -> Bands {
-    zip(a, b, |a, b| a - b)
-}
-
-#[inline(always)]
-fn larger(a: Bands, b: Bands) -> Bands {
-    zip(a, b, |a, b| if b > a { b } else { a })
+    let block = 4 * (STAT_PIXELS + 1);
+    let rows = [&**above, &**here].map(|row| row.as_flattened().as_flattened());
+    let run = Statistics { rows, block, blocks, count: STAT_PIXELS };
+    run.run(isa, maxima.as_flattened_mut(), means.as_flattened_mut());
+    let beyond = (shape.width + REACH).saturating_sub(x);
+    for statistics in [maxima, means] {
+        statistics.get_mut(beyond..).unwrap_or_default().fill([0.0; 4]);
+    }
 }
 
 #[cfg(test)]
@@ -178,7 +152,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn every_form_is_the_plain_gate_and_the_bits_of_its_model(seed: u64, h in 1usize..30, w in 1usize..150,
-            fours in 1usize..5, gaps in (0usize..3, 0usize..3)) {
+            fours in prop_oneof![1usize..5, Just(16)], gaps in (0usize..3, 0usize..3)) {
             let mut stream = Stream(seed);
             let input = TestMap::new(|n| stream.reals(n), h, w, 4 * fours, gaps.0);
             let weights: Vec<f32> = stream.reals(4 * BAND_WEIGHTS).iter().map(|w| 0.5 * w).collect();

@@ -1,14 +1,16 @@
 //! The int8 kernels for the vector and DSP instructions of Arm microcontrollers and of x86-64, and the float ones of x86-64.
 //!
-//! Each int8 kernel gives the bits of its plain twin in the operation's own file, which every other target runs, as does this one
-//! where a layer is outside a fast kernel's range (a factor of a quarter and more, a patch that is too long) or the
-//! processor lacks the instructions. The build script chooses by target (`cfg(kernels)`); the feature `scalar` turns
+//! Each int8 kernel gives the bits of its plain twin in the operation's own file, which every other target runs, as does
+//! this one where a layer is outside a fast kernel's range (a factor of a quarter and more, a patch that is too long) or
+//! the processor lacks the instructions. The build script chooses by target (`cfg(kernels)`); the feature `scalar` turns
 //! them all off.
+//!
+//! The float forms (`float`, `winograd`, `gate`, over the loops of `fma`; x86-64 only) round in another order than their
+//! plain twins, and are held to the definition within a stated bound and to a model of plain arrays bit for bit.
 //!
 //! Of Arm, what depends on the core is a handful of inner loops in `helium` and `dsp`, behind safe functions that check
 //! every extent; what walks a map ([`conv`]) is the same code for both, and is tested on the host over a plain model of
-//! them. What x86-64 does is in `x86`; in float, in `float`, `winograd` and `gate` over the inner loops of `fma`, which
-//! the tests run over plain arrays on any host.
+//! them. The int8 forms of x86-64 are in `x86`.
 
 #[cfg(any(test, kernels = "helium", kernels = "dsp"))]
 mod conv;

@@ -105,9 +105,11 @@ struct Pass<'a> {
 }
 
 /// Transformed tiles, `[block of channels][point][tile][lane]`, and their products with the filters of one block of outputs.
-struct Tiles {
-    inputs: [f32; PLACES * CHUNK],
+struct Tiles<'a> {
+    inputs: &'a mut [f32],
     products: [f32; PLACES * 16],
+    /// One tile between its two transformations, `[column][row][lane]`.
+    columns: [f32; POINTS * 16],
 }
 
 impl Layer<'_> {
@@ -117,18 +119,23 @@ impl Layer<'_> {
         // Zeroing the room for the widest layers would take longer than the narrowest ones.
         // SAFETY: forwarded.
         unsafe {
-            if self.bias.len() * self.input.shape().channels.min(CHUNK) <= 256 {
-                self.passes::<V, P>(&mut [0.0; POINTS * 256], output);
-            } else {
-                self.passes::<V, P>(&mut [0.0; POINTS * PAIRS], output);
+            match self.bias.len().max(self.input.shape().channels) {
+                ..=8 => self.passes::<V, P>(&mut [0.0; POINTS * 64], &mut [0.0; PLACES * 8], output),
+                ..=16 => self.passes::<V, P>(&mut [0.0; POINTS * 256], &mut [0.0; PLACES * 16], output),
+                _ => self.passes::<V, P>(&mut [0.0; POINTS * PAIRS], &mut [0.0; PLACES * CHUNK], output),
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn passes<V: Vector, const P: usize>(&self, filters: &mut [f32], output: &mut MapMut<f32>) {
+    unsafe fn passes<V: Vector, const P: usize>(
+        &self,
+        filters: &mut [f32],
+        inputs: &mut [f32],
+        output: &mut MapMut<f32>,
+    ) {
         let channels = self.input.shape().channels;
-        let mut tiles = Tiles { inputs: [0.0; PLACES * CHUNK], products: [0.0; PLACES * 16] };
+        let mut tiles = Tiles { inputs, products: [0.0; PLACES * 16], columns: [0.0; POINTS * 16] };
         for first in (0..channels).step_by(CHUNK) {
             let count = CHUNK.min(channels - first);
             // SAFETY: forwarded.
@@ -232,16 +239,16 @@ impl Layer<'_> {
         unsafe {
             for (t, &corner) in corners.iter().enumerate() {
                 for (block, inputs) in tiles.inputs.chunks_exact_mut(PLACES * V::LANES).enumerate().take(blocks) {
-                    self.transform_input::<V>(corner, pass.first + block * V::LANES, t, inputs);
+                    self.transform_input::<V>(corner, pass.first + block * V::LANES, t, &mut tiles.columns, inputs);
                 }
             }
             let filters = pass.filters.chunks_exact((POINTS * pass.count * V::LANES).max(1));
             for (o, filters) in filters.enumerate().take(self.bias.len() / V::LANES) {
                 for first in (0..corners.len()).step_by(P) {
-                    multiply::<V, P>(&tiles.inputs, blocks, filters, first, &mut tiles.products);
+                    multiply::<V, P>(tiles.inputs, blocks, filters, first, &mut tiles.products);
                 }
                 for (t, &corner) in corners.iter().enumerate() {
-                    self.transform_output::<V, M>(corner, o * V::LANES, pass, t, &tiles.products, output);
+                    self.transform_output::<V, M>(corner, o * V::LANES, pass, t, tiles, output);
                 }
             }
         }
@@ -249,18 +256,25 @@ impl Layer<'_> {
 
     /// Bᵀ d B of one block of channels.
     #[inline(always)]
-    unsafe fn transform_input<V: Vector>(&self, [y, x]: [usize; 2], channel: usize, tile: usize, to: &mut [f32]) {
+    unsafe fn transform_input<V: Vector>(
+        &self,
+        [y, x]: [usize; 2],
+        channel: usize,
+        tile: usize,
+        columns: &mut [f32; POINTS * 16],
+        to: &mut [f32],
+    ) {
         let (shape, dilation) = (self.input.shape(), self.window.dilation);
         let reach = self.window.kernel / 2 * dilation;
-        let mut columns = [[[0.0f32; 16]; SIDE]; SIDE];
-        // SAFETY: a pixel has `V::LANES` channels from `channel` on, an array 16 values.
+        // SAFETY: a pixel has `V::LANES` channels from `channel` on, `columns` room for a vector at every point, `to` for
+        // one at every place.
         unsafe {
             let (across, down) = (dilation * shape.stride, dilation * shape.width * shape.stride);
             let corner = y.checked_sub(reach).zip(x.checked_sub(reach));
             let corner = corner.filter(|(_, x)| x + (SIDE - 1) * dilation < shape.width);
             let inside = corner.map(|(y, x)| self.input.from(y, x).get(channel..).unwrap_or_default());
             let inside = inside.filter(|from| (SIDE - 1) * (across + down) + V::LANES <= from.len());
-            for (j, column) in columns.iter_mut().enumerate() {
+            for j in 0..SIDE {
                 let taps = if let Some(from) = inside {
                     loads(from.as_ptr().add(j * across), down)
                 } else {
@@ -274,12 +288,12 @@ impl Layer<'_> {
                     }
                     taps
                 };
-                for (value, to) in tile_of(taps).into_iter().zip(column) {
-                    value.store(V::LANES, to.as_mut_ptr());
+                for (i, value) in tile_of(taps).into_iter().enumerate() {
+                    value.store(V::LANES, columns.as_mut_ptr().add((j * SIDE + i) * V::LANES));
                 }
             }
             for i in 0..SIDE {
-                let row = tile_of::<V>(loads(columns.as_ptr().cast::<f32>().add(16 * i), 16 * SIDE));
+                let row = tile_of::<V>(loads(columns.as_ptr().add(i * V::LANES), SIDE * V::LANES));
                 for (j, value) in row.into_iter().enumerate() {
                     value.store(V::LANES, to.as_mut_ptr().add(((i * SIDE + j) * STRIDE + tile) * V::LANES));
                 }
@@ -295,17 +309,18 @@ impl Layer<'_> {
         channel: usize,
         pass: &Pass,
         tile: usize,
-        products: &[f32; PLACES * 16],
+        tiles: &mut Tiles,
         output: &mut MapMut<f32>,
     ) {
         let (shape, end, dilation) = (self.input.shape(), output.rows().end, self.window.dilation);
-        let mut columns = [[[0.0f32; 16]; M]; SIDE];
-        // SAFETY: an array has 16 values, the bias and a pixel of the output `V::LANES` from `channel` on.
+        // SAFETY: there is a product at every place and room for `M` vectors for every column; the bias and a pixel of the
+        // output have `V::LANES` from `channel` on.
         unsafe {
-            for (j, column) in columns.iter_mut().enumerate() {
+            let Tiles { products, columns, .. } = tiles;
+            for j in 0..SIDE {
                 let points = loads(products.as_ptr().add((j * STRIDE + tile) * V::LANES), SIDE * STRIDE * V::LANES);
-                for (value, to) in outputs::<V, M>(points).into_iter().zip(column) {
-                    value.store(V::LANES, to.as_mut_ptr());
+                for (i, value) in outputs::<V, M>(points).into_iter().enumerate() {
+                    value.store(V::LANES, columns.as_mut_ptr().add((j * M + i) * V::LANES));
                 }
             }
             let bias = V::load(self.bias.as_ptr().add(channel));
@@ -316,7 +331,7 @@ impl Layer<'_> {
                 if y >= end {
                     break;
                 }
-                let row = outputs::<V, M>(loads(columns.as_ptr().cast::<f32>().add(16 * i), 16 * M));
+                let row = outputs::<V, M>(loads(columns.as_ptr().add(i * V::LANES), M * V::LANES));
                 for (j, value) in row.into_iter().enumerate() {
                     let x = x + j * dilation;
                     if x >= shape.width {
@@ -334,7 +349,7 @@ impl Layer<'_> {
 /// The products of `P` tiles from `first` on with the filters of a block of outputs, summed over the channels.
 #[inline(always)]
 unsafe fn multiply<V: Vector, const P: usize>(
-    inputs: &[f32; PLACES * CHUNK],
+    inputs: &[f32],
     blocks: usize,
     filters: &[f32],
     first: usize,
