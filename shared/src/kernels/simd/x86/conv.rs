@@ -135,7 +135,7 @@ fn layer(
     if block == 0 || !channels.iter().all(|channel| HighWord::new(channel.scale, 32).is_some()) {
         return None;
     }
-    let (mut ring, mut offsets, mut padded) = (MaybeUninit::uninit(), [0; 2 * TAPS], [0; PADDED]);
+    let (mut ring, mut offsets, mut padded) = (MaybeUninit::uninit(), [0; 2 * TAPS], None);
     let words = filled(&mut ring, layout.room(), constant(zero_in, from.channels)[0]);
     layout.offsets(offsets.get_mut(..2 * layout.taps)?);
     let mut results = [0; RESULTS];
@@ -147,7 +147,7 @@ fn layer(
         for ((constants, channel), weights) in constants.iter_mut().zip(channels).zip(weights.chunks(patch)) {
             *constants = Constants::new(channel, weights)?;
         }
-        let weights = if whole { weights } else { fill_up(weights, from.channels, &mut padded) };
+        let weights = if whole { weights } else { fill_up(weights, from.channels, padded.insert([0; PADDED])) };
         for x in (0..to.width).step_by(layout.outputs) {
             let count = layout.outputs.min(to.width - x);
             for first_row in rows.clone().take(dilation) {

@@ -176,9 +176,9 @@ impl Gate {
         // Of left + right and left − right, above and here.
         let mut sums = [_mm512_setzero_si512(); 4];
         let load = |row: &[u32; CHANNELS / 4 * ROW], at: usize| {
-            let words = row.get(at..at + PIXELS).map_or([0; PIXELS].as_ptr(), <[u32]>::as_ptr);
+            let words = row.get(at..).and_then(|row| row.first_chunk::<PIXELS>()).unwrap_or(&[0; PIXELS]);
             // SAFETY: sixteen words are there.
-            unsafe { _mm512_loadu_si512(words.cast()) }
+            unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
         };
         for q in 0..quads.min(CHANNELS / 4) {
             let at = q * ROW + first;

@@ -76,3 +76,25 @@ fn over_512_bits<R>(work: impl FnOnce() -> R) -> R {
 fn over_256_bits<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::dot::Tap;
+
+    #[test]
+    fn every_compilation_gives_the_same_bits() {
+        let taps: [i16; 64] = core::array::from_fn(|i| (i as i16 * 7919) >> 3);
+        let dots = || {
+            let mut sums = [0; 6];
+            i16::dots(&taps, 5, taps.first_chunk::<32>().unwrap(), &mut sums);
+            sums
+        };
+        let plain = dots();
+        assert_eq!(widest(dots), plain);
+        if level() >= Level::Avx2 {
+            // SAFETY: the processor has been asked.
+            assert_eq!(unsafe { over_256_bits(dots) }, plain);
+        }
+    }
+}

@@ -35,7 +35,7 @@ fn rows(input: &Map<i8>, zero: i32, scale: Factor, place: Place, output: &mut Ma
     let (shape, step) = (input.shape(), output.shape().stride);
     let (width, channels) = (shape.width, shape.channels);
     // The last column's right neighbour, of weight 0, lies beyond the row.
-    let mut blended = [0; 2 * ROOM];
+    let mut blended = [0; ROOM + 32 * LANES];
     let blended = blended.get_mut(..(width + 1) * channels + LANES)?;
     let held = output.rows();
     for (y, (row, top, bottom)) in Axis::new(shape.height).enumerate().take(held.end).skip(held.start) {
