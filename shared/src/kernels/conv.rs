@@ -386,6 +386,32 @@ mod tests {
             });
         }
 
+        /// Rows computed in bands, from no more input rows than they read, are those of the whole map.
+        #[test]
+        fn bands_are_rows_of_the_whole(window in windows(), seed: u64, h in 2usize..24, w in 1usize..40,
+            cin in 1usize..9, cout in 1usize..6, gaps in (0usize..3, 0usize..3), cut in 0usize..24) {
+            let mut stream = Stream(seed);
+            let input = TestMap::new(|n| stream.i8s(n), h, w, cin, gaps.0);
+            let weights = stream.weights(cout * window.kernel * window.kernel * cin);
+            let scale = Multiplier::from_real(0.003).unwrap();
+            let channels = std::vec![ConvChannel { bias: 77, scale }; cout];
+            let (oh, ow) = (output_size(h, window.stride), output_size(w, window.stride));
+            let empty = TestMap::filled(99i8, oh, ow, cout, gaps.1);
+            let (mut whole, mut fast, mut plain) = (empty.clone(), empty.clone(), empty);
+            let (place, mut scratch) = (Output::int8(-3, true), Scratch::new(window.kernel, cin));
+            conv_int8(window, input.map(), 5, &weights, &channels, place, scratch.bytes(), whole.map_mut()).unwrap();
+            let (cut, reach) = (cut.min(oh), (window.kernel - 1) / 2 * window.dilation);
+            for rows in [0..cut, cut..oh].into_iter().filter(|rows| !rows.is_empty()) {
+                let first = (rows.start * window.stride).saturating_sub(reach);
+                let read = input.band(first..((rows.end - 1) * window.stride + reach + 1).min(h));
+                let (to, memory) = (fast.band_mut(rows.clone()), scratch.bytes());
+                conv_int8(window, read, 5, &weights, &channels, place, memory, to).unwrap();
+                conv_plain(window, read, 5, &weights, &channels, place, memory, plain.band_mut(rows)).unwrap();
+            }
+            prop_assert_eq!(&fast.data, &whole.data);
+            prop_assert_eq!(&plain.data, &whole.data);
+        }
+
         #[test]
         fn float_is_the_definition(window in windows(), seed: u64, h in 1usize..10, w in 1usize..40,
             cin in 1usize..20, cout in 1usize..4, gaps in (0usize..3, 0usize..3), relu: bool) {

@@ -3,6 +3,7 @@
 extern crate std;
 
 use super::{Map, MapMut, Shape};
+use core::ops::Range;
 use std::{vec, vec::Vec};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -72,6 +73,17 @@ impl<T: Copy + PartialEq + core::fmt::Debug> TestMap<T> {
 
     pub fn map_mut(&mut self) -> MapMut<'_, T> {
         MapMut::new(&mut self.data, self.shape).unwrap()
+    }
+
+    /// Rows of the map, as a strip's buffer would hold them.
+    pub fn band(&self, rows: Range<usize>) -> Map<'_, T> {
+        self.map().band(rows).unwrap()
+    }
+
+    /// As [`Self::band`], to write.
+    pub fn band_mut(&mut self, rows: Range<usize>) -> MapMut<'_, T> {
+        let start = rows.start * self.shape.width * self.shape.stride;
+        MapMut::of_rows(&mut self.data[start..], self.shape, rows).unwrap()
     }
 
     /// The value at a coordinate, `outside` beyond the borders.
