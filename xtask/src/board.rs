@@ -25,7 +25,7 @@ pub struct Board {
     pub ram_budget: u64,
     /// Arena of the quarter network, bytes.
     pub arena_budget: u64,
-    /// Stack that a frame may use, bytes.
+    /// Stack that a run may take, bytes: as measured, and as a bound on any chain of calls.
     pub stack_budget: u64,
 }
 
@@ -92,7 +92,7 @@ impl Board {
         Ok(self.build()?.with_file_name("kernels"))
     }
 
-    /// Builds it once more with the compiler's stack sizes in it.
+    /// Builds it once more with the compiler's stack sizes and the linker's relocations in it.
     pub fn build_with_stack_sizes(&self) -> Result<PathBuf> {
         let arguments = [
             "rustc",
@@ -105,6 +105,7 @@ impl Board {
             "../target/stack-sizes",
             "--",
             "-Zemit-stack-sizes",
+            "-Clink-arg=--emit-relocs",
         ];
         run(self.cargo(&arguments).env("RUSTC_BOOTSTRAP", "1"))?;
         Ok(self.elf("target/stack-sizes"))

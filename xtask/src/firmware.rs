@@ -4,6 +4,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use object::{Object, ObjectSection, ObjectSymbol, SectionKind, SymbolKind};
 
+use crate::call_graph::{CallGraph, Deepest};
+
 /// Bytes by where they live.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Sizes {
@@ -88,35 +90,31 @@ impl Firmware {
         Ok(elf.symbols().filter_map(|s| s.name().ok()).filter(|n| forbidden(n)).map(str::to_owned).collect())
     }
 
-    /// Stack of each function, bytes, largest first; from a build with `-Zemit-stack-sizes`.
-    ///
-    /// The section holds, for each function, its address (4 bytes) and its stack size (ULEB128).
-    pub fn stack_sizes(&self) -> Result<Vec<(String, u64)>> {
+    /// The most stack that a run can take; from [`crate::board::Board::build_with_stack_sizes`].
+    pub fn deepest_stack(&self) -> Result<Deepest> {
         let elf = self.elf()?;
-        let section = elf.section_by_name(".stack_sizes").context("the ELF file has no .stack_sizes")?;
-        let mut data = section.data()?;
-        let mut found = Vec::new();
-        while let Some((address, rest)) = data.split_first_chunk::<4>() {
-            let address = u64::from(u32::from_le_bytes(*address) & !1);
-            data = rest;
-            let (mut size, mut shift) = (0u64, 0u32);
-            while let Some((&byte, rest)) = data.split_first() {
-                data = rest;
-                size |= u64::from(byte & 0x7F) << shift.min(63);
-                shift += 7;
-                if byte & 0x80 == 0 {
-                    break;
-                }
-            }
-            let name = elf
-                .symbols()
-                .find(|s| s.kind() == SymbolKind::Text && s.address() & !1 == address)
-                .and_then(|s| s.name().ok())
-                .map(|name| format!("{:#}", rustc_demangle::demangle(name)))
-                .unwrap_or_else(|| format!("{address:#x}"));
-            found.push((name, size));
-        }
-        found.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        Ok(found)
+        CallGraph::read(&elf, &frames(&elf)?)?.deepest()
     }
+}
+
+/// Address and stack of each function, bytes. `.stack_sizes` holds 4 bytes of address and a ULEB128 for each.
+fn frames(elf: &object::File<'_>) -> Result<Vec<(u64, u64)>> {
+    let section = elf.section_by_name(".stack_sizes").context("the ELF file has no .stack_sizes")?;
+    let mut data = section.data()?;
+    let mut found = Vec::new();
+    while let Some((address, rest)) = data.split_first_chunk::<4>() {
+        let address = u64::from(u32::from_le_bytes(*address) & !1);
+        data = rest;
+        let (mut size, mut shift) = (0u64, 0u32);
+        while let Some((&byte, rest)) = data.split_first() {
+            data = rest;
+            size |= u64::from(byte & 0x7F) << shift.min(63);
+            shift += 7;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        found.push((address, size));
+    }
+    Ok(found)
 }

@@ -5,6 +5,7 @@
 pub mod aligned;
 pub mod bench;
 pub mod board;
+pub mod call_graph;
 pub mod commands;
 pub mod counts;
 pub mod emulator;

@@ -282,7 +282,7 @@ fn widen<S: Copy, T: From<S>>(from: &[S], to: &mut [T]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Scratch, Stream, TestMap};
+    use super::super::testing::{Scratch, Stream, TestMap, conv_reads, in_bands};
     use super::*;
     use crate::quant::Multiplier;
     use proptest::prelude::*;
@@ -398,6 +398,30 @@ mod tests {
                 let value = i128::from(zero_out) + product.div_euclid(2 << scale.shift);
                 value.clamp(if relu { i128::from(zero_out) } else { -128 }, 127) as i8
             });
+        }
+
+        /// Rows computed in bands, from no more input rows than they read, are those of the whole map.
+        #[test]
+        fn bands_are_rows_of_the_whole(window in windows(), seed: u64, h in 2usize..24, w in 1usize..40,
+            cin in 1usize..9, cout in 1usize..6, gaps in (0usize..3, 0usize..3), band in 1usize..24) {
+            let mut stream = Stream(seed);
+            let input = TestMap::new(|n| stream.i8s(n), h, w, cin, gaps.0);
+            let weights = stream.weights(cout * window.kernel * window.kernel * cin);
+            let scale = Multiplier::from_real(0.003).unwrap();
+            let channels = std::vec![ConvChannel { bias: 77, scale }; cout];
+            let (oh, ow) = (output_size(h, window.stride), output_size(w, window.stride));
+            let empty = TestMap::filled(99i8, oh, ow, cout, gaps.1);
+            let (mut whole, mut fast, mut plain) = (empty.clone(), empty.clone(), empty);
+            let (place, mut scratch) = (Output::int8(-3, true), Scratch::new(window.kernel, cin));
+            conv_int8(window, input.map(), 5, &weights, &channels, place, scratch.bytes(), whole.map_mut()).unwrap();
+            in_bands(&[&input], &mut fast, band, conv_reads(window), |maps, out| {
+                conv_int8(window, maps[0], 5, &weights, &channels, place, scratch.bytes(), out).unwrap();
+            });
+            in_bands(&[&input], &mut plain, band, conv_reads(window), |maps, out| {
+                conv_plain(window, maps[0], 5, &weights, &channels, place, scratch.bytes(), out).unwrap();
+            });
+            prop_assert_eq!(&fast.data, &whole.data);
+            prop_assert_eq!(&plain.data, &whole.data);
         }
 
         #[test]

@@ -75,7 +75,7 @@ pub fn in_bands<S, O>(
             .iter()
             .map(|map| {
                 let clamp = |y: isize| y.clamp(0, map.shape.height as isize) as usize;
-                map.rows(clamp(read.start)..clamp(read.end))
+                map.map().band(clamp(read.start)..clamp(read.end)).unwrap()
             })
             .collect();
         run(&views, MapMut::of_rows(data, shape, rows).unwrap());
@@ -108,12 +108,6 @@ impl<T: Copy + PartialEq + core::fmt::Debug> TestMap<T> {
 
     pub fn map(&self) -> Map<'_, T> {
         Map::new(&self.data, self.shape).unwrap()
-    }
-
-    /// These rows alone.
-    fn rows(&self, rows: Range<usize>) -> Map<'_, T> {
-        let row = self.shape.width * self.shape.stride;
-        Map::of_rows(&self.data[rows.start * row..rows.end * row], self.shape, rows).unwrap()
     }
 
     pub fn map_mut(&mut self) -> MapMut<'_, T> {

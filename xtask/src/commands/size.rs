@@ -4,6 +4,7 @@ use clap::Args;
 use gsacp_core::plan::{Element, plan, plan_apart};
 
 use crate::board::{BOARDS, Board, FRAME};
+use crate::call_graph::Deepest;
 use crate::firmware::Firmware;
 use crate::{host, plan_map};
 
@@ -86,17 +87,18 @@ fn report(board: &Board, over: &mut Vec<String>) -> Result<()> {
     );
     over.extend(forbidden.iter().map(|symbol| format!("{}: {symbol}", board.name)));
 
-    let stacks = Firmware::read(&board.build_with_stack_sizes()?)?.stack_sizes()?;
-    println!("  largest stack frames, of {} functions:", stacks.len());
-    for (name, bytes) in stacks.iter().take(6) {
-        println!("  {bytes:>8}  {name}");
+    let Deepest { bytes, chain } = Firmware::read(&board.build_with_stack_sizes()?)?.deepest_stack()?;
+    println!("  the deepest chain of calls:");
+    for (name, frame) in chain {
+        println!("  {frame:>8}  {name}");
     }
-    // No function of the firmware calls itself, so no chain of calls is deeper than all of them together.
-    let sum: u64 = stacks.iter().map(|(_, bytes)| bytes).sum();
     let reserved = firmware.reserved_stack()?;
-    println!("  {sum:>8}  all functions together, of {reserved} bytes reserved: a bound on any chain of calls");
-    if sum > reserved {
-        over.push(format!("{}: {sum} bytes of stack frames, {reserved} reserved", board.name));
+    println!(
+        "  {bytes:>8}  bytes of stack at most, exceptions included; budget {}, reserved {reserved}",
+        board.stack_budget
+    );
+    if bytes > board.stack_budget || board.stack_budget > reserved {
+        over.push(format!("{}: {bytes} bytes of stack, {reserved} reserved", board.name));
     }
     Ok(())
 }
