@@ -1,7 +1,6 @@
-//! Chooses the int8 kernels, `cfg(kernels = "…")`: `helium` for cores with MVE, `dsp` for Arm cores with the DSP extension,
-//! `vnni` for x86-64, where the processor is asked at run time and the float
-//! kernels have fast forms, too; `portable` for every other target and with the feature
-//! `scalar`.
+//! Chooses the kernels, `cfg(kernels = "…")`: `helium` for cores with MVE, `dsp` for Arm cores with the DSP extension, both
+//! int8 only; `vnni` for x86-64, int8 and float, where the processor is asked at run time; `portable` for every other
+//! target and with the feature `scalar`.
 //!
 //! Stable Rust shows neither extension in `cfg(target_feature)`, so the target and `-Ctarget-cpu` decide.
 use std::env;

@@ -121,7 +121,7 @@ impl Layer<'_> {
         unsafe {
             match self.bias.len().max(self.input.shape().channels) {
                 ..=8 => self.passes::<V, P>(&mut [0.0; POINTS * 64], &mut [0.0; PLACES * 8], output),
-                ..=16 => self.passes::<V, P>(&mut [0.0; POINTS * 256], &mut [0.0; PLACES * 16], output),
+                9..=16 => self.passes::<V, P>(&mut [0.0; POINTS * 256], &mut [0.0; PLACES * 16], output),
                 _ => self.passes::<V, P>(&mut [0.0; POINTS * PAIRS], &mut [0.0; PLACES * CHUNK], output),
             }
         }
