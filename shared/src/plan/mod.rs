@@ -5,7 +5,7 @@
 //! its members are written straight into its buffer, interleaved by channel (maps are HWC), so a map is a [`Slot`]:
 //! an offset, the distance between pixels, and the first channel inside the pixel.
 //!
-//! The nodes of a strip ([`crate::graph::Node::strip_end`]) run together in the int8 engine: in one [`Strip::bands`]
+//! The nodes of a strip ([`crate::graph::Node::strip_end`]) run together in the int8 engine, in [`Strip::bands`] one
 //! after the other, each node computing its next rows, so that a map between them never exists whole. Its buffer holds
 //! the rows of one band and those that the next band still reads, which move to the buffer's front before that band.
 //! A node runs as many rows ahead of the strip's last node as the convolutions between them look down. A strip has the
