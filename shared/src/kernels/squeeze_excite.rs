@@ -83,7 +83,7 @@ pub fn squeeze_excite_int8(
     layer: &SqueezeExciteInt8,
     place: Output,
     scratch: &mut [i32],
-    output: MapMut<i8>,
+    mut output: MapMut<i8>,
 ) -> Result<(), Error> {
     let channels = input.shape().channels;
     let width = hidden(&input, &output, layer.reduce.len(), layer.expand.len())?;
@@ -93,10 +93,21 @@ pub fn squeeze_excite_int8(
         }
     }
     let [means, gates, hidden] = split(scratch, channels, width)?;
-    widest(
-        #[inline(always)]
-        || sums_int8(input, zero_in, means),
-    );
+    means.fill(0);
+    let dense = cfg!(kernels = "vnni") && LANES.is_multiple_of(channels.max(1));
+    if let (true, Some(data)) = (dense, input.dense()) {
+        widest(
+            #[inline(always)]
+            || sum_lanes(data, zero_in, means),
+        );
+    } else {
+        for pixel in input.pixels() {
+            means
+                .iter_mut()
+                .zip(pixel)
+                .for_each(|(sum, &x)| *sum = sum.wrapping_add(i32::from(x).wrapping_sub(zero_in)));
+        }
+    }
     let pixels = NonZeroU32::new(input.shape().pixels() as u32).ok_or(Error::Shape)?;
     let mean = Multiplier { m: (MEAN_STEPS << 24) as i32, shift: 24 }.over(pixels);
     means.iter_mut().for_each(|sum| *sum = mean.apply(*sum) as i32);
@@ -112,13 +123,20 @@ pub fn squeeze_excite_int8(
     for (out, (weights, scale)) in gates.iter_mut().zip(rows) {
         *out = gate(scale.apply(dot(weights, hidden)));
     }
-    if let (Some(scale), Some(place)) = (HighWord::new(layer.output, 32), Int8Place::new(place)) {
+    if let (true, Some(data), Some(out), Some(scale), Some(place)) =
+        (dense, input.dense(), output.dense_mut(), HighWord::new(layer.output, 32), Int8Place::new(place))
+    {
         widest(
             #[inline(always)]
-            || gate_map(input, zero_in, gates, output, |product| place.place(scale.apply(product))),
+            || gate_lanes(data, zero_in, gates, out, |product| place.place(scale.apply(product))),
         );
+        return Ok(());
+    }
+    let (input, output) = (input.pixels(), output.pixels_mut());
+    if let (Some(scale), Some(place)) = (HighWord::new(layer.output, 32), Int8Place::new(place)) {
+        gate_pixels(input, zero_in, gates, output, |product| place.place(scale.apply(product)));
     } else {
-        gate_map(input, zero_in, gates, output, |product| i8::narrow(place.place(layer.output.apply(product))));
+        gate_pixels(input, zero_in, gates, output, |product| i8::narrow(place.place(layer.output.apply(product))));
     }
     Ok(())
 }
@@ -126,55 +144,37 @@ pub fn squeeze_excite_int8(
 /// Bytes of dense maps that x86-64 takes at one time: whole pixels, where the channels divide it.
 const LANES: usize = 64;
 
-/// The sums over all pixels, less the zero point, by channel.
-#[cfg_attr(kernels = "vnni", inline(always))]
-fn sums_int8(input: Map<i8>, zero: i32, sums: &mut [i32]) {
-    sums.fill(0);
-    if let (true, Some(data)) = (cfg!(kernels = "vnni") && LANES.is_multiple_of(sums.len().max(1)), input.dense()) {
-        let (blocks, rest) = data.as_chunks::<LANES>();
-        let mut lanes = [0i32; LANES];
-        for block in blocks {
-            lanes.iter_mut().zip(block).for_each(|(sum, &x)| *sum = sum.wrapping_add(i32::from(x).wrapping_sub(zero)));
-        }
-        let rest = rest.iter().map(|&x| i32::from(x).wrapping_sub(zero));
-        let channels = sums.len();
-        for (i, x) in lanes.into_iter().enumerate().chain(rest.enumerate()) {
-            if let Some(sum) = sums.get_mut(i % channels.max(1)) {
-                *sum = sum.wrapping_add(x);
-            }
-        }
-        return;
+/// Adds the values of a dense map, less the zero point, to the sums of their channels, which divide [`LANES`].
+#[inline(always)]
+fn sum_lanes(data: &[i8], zero: i32, sums: &mut [i32]) {
+    let (blocks, rest) = data.as_chunks::<LANES>();
+    let mut lanes = [0i32; LANES];
+    for block in blocks {
+        lanes.iter_mut().zip(block).for_each(|(sum, &x)| *sum = sum.wrapping_add(i32::from(x).wrapping_sub(zero)));
     }
-    for pixel in input.pixels() {
-        sums.iter_mut().zip(pixel).for_each(|(sum, &x)| *sum = sum.wrapping_add(i32::from(x).wrapping_sub(zero)));
+    lanes.iter_mut().zip(rest).for_each(|(sum, &x)| *sum = sum.wrapping_add(i32::from(x).wrapping_sub(zero)));
+    for pixel in chunks(&lanes, sums.len()) {
+        sums.iter_mut().zip(pixel).for_each(|(sum, &x)| *sum = sum.wrapping_add(x));
+    }
+}
+
+/// As [`gate_pixels`] for dense maps whose channels divide [`LANES`].
+#[inline(always)]
+fn gate_lanes(data: &[i8], zero: i32, gates: &[i32], out: &mut [i8], finish: impl Fn(i32) -> i8) {
+    let mut lanes = [0; LANES];
+    lanes.iter_mut().zip(gates.iter().cycle()).for_each(|(lane, &gate)| *lane = gate);
+    let ((blocks, rest), (to, to_rest)) = (data.as_chunks::<LANES>(), out.as_chunks_mut::<LANES>());
+    for (to, block) in to.iter_mut().zip(blocks) {
+        for ((out, &x), &gate) in to.iter_mut().zip(block).zip(&lanes) {
+            *out = finish(i32::from(x).wrapping_sub(zero).wrapping_mul(gate));
+        }
+    }
+    for ((out, &x), &gate) in to_rest.iter_mut().zip(rest).zip(&lanes) {
+        *out = finish(i32::from(x).wrapping_sub(zero).wrapping_mul(gate));
     }
 }
 
 /// `finish` makes an int8 value of each product with its channel's gate.
-#[cfg_attr(kernels = "vnni", inline(always))]
-fn gate_map(input: Map<i8>, zero: i32, gates: &[i32], mut output: MapMut<i8>, finish: impl Fn(i32) -> i8) {
-    let whole = cfg!(kernels = "vnni") && LANES.is_multiple_of(gates.len().max(1));
-    if let (true, Some(data), Some(out)) = (whole, input.dense(), output.dense_mut()) {
-        let mut lanes = [0; LANES];
-        for (lane, &gate) in lanes.iter_mut().zip(gates.iter().cycle()) {
-            *lane = gate;
-        }
-        let ((blocks, rest), (to, to_rest)) = (data.as_chunks::<LANES>(), out.as_chunks_mut::<LANES>());
-        for (to, block) in to.iter_mut().zip(blocks) {
-            for ((out, &x), &gate) in to.iter_mut().zip(block).zip(&lanes) {
-                *out = finish(i32::from(x).wrapping_sub(zero).wrapping_mul(gate));
-            }
-        }
-        for ((out, &x), &gate) in to_rest.iter_mut().zip(rest).zip(&lanes) {
-            *out = finish(i32::from(x).wrapping_sub(zero).wrapping_mul(gate));
-        }
-        return;
-    }
-    gate_pixels(input.pixels(), zero, gates, output.pixels_mut(), finish);
-}
-
-/// As [`gate_map`], pixel by pixel.
-#[cfg_attr(kernels = "vnni", inline(always))]
 fn gate_pixels(input: Chunks<i8>, zero: i32, gates: &[i32], output: ChunksMut<i8>, finish: impl Fn(i32) -> i8) {
     for (pixel, out) in input.zip(output) {
         for ((out, &x), &gate) in out.iter_mut().zip(pixel).zip(gates) {
