@@ -61,13 +61,7 @@ fn zip<T: Copy>(a: Map<T>, b: Map<T>, mut output: MapMut<T>, sum: impl Fn(T, T) 
         return Ok(());
     }
     for ((a, b), out) in a.pixels().zip(b.pixels()).zip(output.pixels_mut()) {
-        // Channels come in fours but in the narrowest maps.
-        let ((a, a_rest), (b, b_rest), (out, out_rest)) =
-            (a.as_chunks::<4>(), b.as_chunks::<4>(), out.as_chunks_mut::<4>());
-        for ((a, b), out) in a.iter().zip(b).zip(out) {
-            *out = [sum(a[0], b[0]), sum(a[1], b[1]), sum(a[2], b[2]), sum(a[3], b[3])];
-        }
-        each(a_rest, b_rest, out_rest);
+        each(a, b, out);
     }
     Ok(())
 }

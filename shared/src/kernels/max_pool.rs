@@ -20,30 +20,17 @@ pub fn max_pool<T: Copy + PartialOrd>(size: usize, input: Map<T>, mut output: Ma
         for dy in 0..size {
             let row = input.row(y * size + dy).ok_or(Error::Shape)?;
             for (group, out) in row.groups(size).zip(output.pixels_from_mut(y, 0)) {
-                // Channels come in fours but in the narrowest maps; a square's maximum stays in a register meanwhile.
-                let (fours, rest) = out.as_chunks_mut::<4>();
-                let before = 4 * fours.len();
-                for (i, four) in fours.iter_mut().enumerate() {
-                    for (dx, pixel) in group.clone().enumerate() {
-                        let values = pixel.as_chunks::<4>().0.get(i).copied().unwrap_or(*four);
-                        *four = if dy == 0 && dx == 0 { values } else { larger(*four, values) };
-                    }
-                }
                 for (dx, pixel) in group.enumerate() {
-                    for (out, &value) in rest.iter_mut().zip(pixel.get(before..).unwrap_or_default()) {
-                        *out = if (dy == 0 && dx == 0) || value > *out { value } else { *out };
+                    for (out, &value) in out.iter_mut().zip(pixel) {
+                        if (dy == 0 && dx == 0) || value > *out {
+                            *out = value;
+                        }
                     }
                 }
             }
         }
     }
     Ok(())
-}
-
-#[inline(always)]
-fn larger<T: Copy + PartialOrd>([a, b, c, d]: [T; 4], [e, f, g, h]: [T; 4]) -> [T; 4] {
-    let of = |a, b| if b > a { b } else { a };
-    [of(a, e), of(b, f), of(c, g), of(d, h)]
 }
 
 #[cfg(test)]
