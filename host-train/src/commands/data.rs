@@ -6,6 +6,7 @@ use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand};
 use rayon::prelude::*;
 
+use super::words::size;
 use crate::data::dataset::Dataset;
 use crate::data::image::save_rgb_png;
 use crate::data::points::{self, Kind, Labels};
@@ -216,11 +217,6 @@ impl Preview {
         }
         save_rgb_png(&self.out, sheet.width, sheet.height, sheet.pixels)
     }
-}
-
-fn size(text: &str) -> Result<(usize, usize), String> {
-    let parsed = text.split_once(['x', '×']).and_then(|(w, h)| Some((w.trim().parse().ok()?, h.trim().parse().ok()?)));
-    parsed.ok_or_else(|| format!("{text} is no size: write it as 256x192"))
 }
 
 fn contrast(text: &str) -> Result<[f32; 2], String> {

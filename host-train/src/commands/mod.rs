@@ -7,6 +7,7 @@ mod calibrate;
 pub mod data;
 mod detect;
 mod eval;
+mod export;
 mod import_reference;
 pub mod pack;
 pub mod quantize;
@@ -44,6 +45,8 @@ enum Command {
     Calibrate(calibrate::Calibrate),
     /// Pack an int8 model into a model image.
     Pack(pack::PackArgs),
+    /// Write a model for another runtime.
+    Export(export::ExportArgs),
     /// Train the detector from single points.
     Train(train::TrainArgs),
     /// Train variants that each change one key, and print what each is worth.
@@ -68,6 +71,7 @@ impl Cli {
             Command::Quantize(command) => command.run(),
             Command::Calibrate(command) => command.run(),
             Command::Pack(command) => command.run(),
+            Command::Export(command) => command.run(),
             Command::Train(command) => command.run(),
             Command::Ablate(command) => command.run(),
             Command::Soup(command) => command.run(),
