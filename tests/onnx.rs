@@ -6,8 +6,13 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Result, Tensor};
 use gsacp_train::onnx::proto::{ModelProto, NodeProto, TensorProto, data_type};
 
-/// The `logits` for `input` `[1, C, H, W]`. Panics at what this project does not write.
-pub fn run(model: &ModelProto, input: &Tensor) -> Tensor {
+/// The logits, row by row, for `input` `[1, C, H, W]`. Panics at what this project does not write.
+pub fn logits(model: &ModelProto, input: &Tensor) -> Vec<f32> {
+    logits_with(model, input, |_, value| value)
+}
+
+/// As [`logits`]; `pass` sees each value by its name as soon as it is there, and what it returns goes on in its place.
+pub fn logits_with(model: &ModelProto, input: &Tensor, mut pass: impl FnMut(&str, Tensor) -> Tensor) -> Vec<f32> {
     let graph = model.graph.as_ref().expect("a graph");
     let mut values: HashMap<&str, Value> = graph.initializer.iter().map(|t| (t.name.as_str(), Value::of(t))).collect();
     values.insert("input", Value { tensor: input.clone(), kind: data_type::FLOAT });
@@ -15,10 +20,12 @@ pub fn run(model: &ModelProto, input: &Tensor) -> Tensor {
         let inputs: Vec<Option<&Value>> = node.input.iter().map(|name| values.get(name.as_str())).collect();
         let tensor = apply(node, &inputs).unwrap_or_else(|error| panic!("{}: {error}", node.name));
         let kind = inputs.get(2).and_then(|zero| *zero).filter(|_| node.op_type == "QuantizeLinear");
-        let value = Value { tensor, kind: kind.map_or(data_type::FLOAT, |zero| zero.kind) };
-        assert!(values.insert(&node.output[0], value).is_none(), "{} is made twice", node.output[0]);
+        let kind = kind.map_or(data_type::FLOAT, |zero| zero.kind);
+        let name = &node.output[0];
+        assert!(values.insert(name, Value { tensor: pass(name, tensor), kind }).is_none(), "{name} is made twice");
     }
-    values.remove("logits").expect("an output").tensor
+    let logits = &values.get("logits").expect("an output called logits").tensor;
+    logits.flatten_all().and_then(|logits| logits.to_vec1()).expect("f32")
 }
 
 struct Value {
