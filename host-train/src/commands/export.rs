@@ -9,12 +9,7 @@ use super::words::size;
 use crate::data::files::write_atomic;
 use crate::onnx;
 
-/// Write a model for another runtime: a float model as float32 ONNX, an int8 model as int8 ONNX (quantise-dequantise
-/// pairs with the model's own scales, zero points and weights).
-///
-/// The file's input `input` is [1, channels, height, width]: (grey - mean)/std with grey in [0, 1]; its output `logits` is
-/// [1, 1, height, width]. Mean, std and the thresholds of `gsacp calibrate` are in the file's metadata. A frame whose sides
-/// are no multiples of 16 is padded at the bottom and right with 0 after the normalisation.
+/// Options of `export`.
 #[derive(Args)]
 pub struct ExportArgs {
     /// The model: a float or an int8 safetensors file.

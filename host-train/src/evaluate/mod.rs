@@ -20,6 +20,7 @@ pub mod calibrate;
 pub mod detector;
 pub mod logits;
 pub mod overlay;
+pub mod paper;
 pub mod report;
 
 pub use buffers::Buffers;
