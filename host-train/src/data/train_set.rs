@@ -148,7 +148,8 @@ impl TrainSet {
     /// set does not have, a place outside its image.
     pub fn read_clutter(&mut self, path: &Path) -> Result<()> {
         let labels = points::read(path)?;
-        let numbers: HashMap<&str, usize> = self.items.iter().enumerate().map(|(i, item)| (&item.name[..], i)).collect();
+        let numbers: HashMap<&str, usize> =
+            self.items.iter().enumerate().map(|(i, item)| (&item.name[..], i)).collect();
         let mut clutter = Vec::new();
         for name in labels.keys() {
             let &number = numbers.get(&name[..]).with_context(|| {

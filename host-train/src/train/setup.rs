@@ -41,7 +41,10 @@ impl DataSource {
                 set.read_clutter(path)
             }
             None => {
-                ensure!(share == 0.0, "data.clutter_share is {share}: make clutter by `gsacp mine`, give it by --clutter");
+                ensure!(
+                    share == 0.0,
+                    "data.clutter_share is {share}: make clutter by `gsacp mine`, give it by --clutter"
+                );
                 Ok(())
             }
         }
