@@ -1,5 +1,7 @@
 //! Helpers shared by the tests of this package.
 
+pub mod onnx;
+
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};

@@ -8,6 +8,7 @@ pub mod evaluate;
 pub mod export;
 pub mod model;
 pub mod nn;
+pub mod onnx;
 pub mod quantize;
 pub mod reference;
 pub mod soup;

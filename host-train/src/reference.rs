@@ -39,7 +39,7 @@ const ALIASES: [(&str, &str); 14] = [
 ];
 
 /// 2×2 Haar filters of [`BANDS`] (METHOD.md §1), row by row.
-const HAAR: [[f64; 4]; 4] =
+pub const HAAR: [[f64; 4]; 4] =
     [[0.5, 0.5, -0.5, -0.5], [0.5, -0.5, 0.5, -0.5], [0.5, -0.5, -0.5, 0.5], [0.5, 0.5, 0.5, 0.5]];
 
 /// A sub-step of a spatial gate.

@@ -70,6 +70,16 @@ fn scenes_become_detections_by_the_commands_of_the_readme() {
     assert!(points[0]["threshold"].as_f64() <= points[1]["threshold"].as_f64());
     told(folder, &["pack", "--model", "q.safetensors", "--out", "q.img"]);
 
+    // A row for each model, below them the paper's.
+    let table = told(
+        folder,
+        &["eval", "--model", "m.safetensors", "q.safetensors", "--data", "scenes", "--list", "val", "--paper"],
+    );
+    assert_eq!(table.lines().count(), 2 + 2 + 7, "{table}");
+    for (model, kind) in [("m.safetensors", "float32"), ("q.safetensors", "int8")] {
+        told(folder, &["export", model, "--onnx", &format!("{kind}.onnx"), "--size", "64x64"]);
+    }
+
     // The file, the model image and the threshold given by hand say the same.
     let scored = json(on(&["eval", "--model", "q.safetensors", "--fa", "1e-3"], "val"));
     let threshold = points[0]["threshold"].to_string();
@@ -173,6 +183,13 @@ fn bad_input_is_named_and_nothing_is_written() {
         (on_scenes(&["calibrate", "--model", "m.safetensors", "--fa", "7"]), &["fraction"]),
         (vec!["pack", "--model", "m.safetensors", "--out", "out.img"], &["m.safetensors"]),
         (vec!["pack", "--model", "cut8.safetensors", "--out", "out.img"], &["cut8.safetensors"]),
+        (vec!["export", "missing.safetensors", "--onnx", "out.onnx"], &["missing.safetensors", KEY]),
+        (vec!["export", "cut8.safetensors", "--onnx", "out.onnx"], &["cut8.safetensors"]),
+        (vec!["export", "good.img", "--onnx", "out.onnx"], &["good.img"]),
+        (vec!["export", "m.safetensors", "--onnx", "out.onnx", "--size", "64x60"], &["m.safetensors", "64x60", "16"]),
+        (vec!["export", "m.safetensors", "--onnx", "none/out.onnx"], &["none/out.onnx"]),
+        (on_scenes(&["data", "sources", "--out", "lists"]), &["val.txt", "one source"]),
+        (on_scenes(&["eval", "--model", "m.safetensors", "m8.safetensors", "--by-size"]), &["--by-size", "one"]),
         (vec!["reference-check", "--state", "missing.safetensors", "--io", "m.safetensors"], &["missing.safetensors"]),
     ];
     for (arguments, named) in cases {

@@ -72,7 +72,7 @@ impl Selection {
 }
 
 /// Seeded scenes of the frame's size, made once.
-fn synthetic() -> Result<PathBuf> {
+pub fn synthetic() -> Result<PathBuf> {
     let folder = scratch("xtask")?.join("synth");
     if !folder.join("img_idx/val.txt").is_file() {
         let size = format!("{}x{}", FRAME.0, FRAME.1);

@@ -38,6 +38,7 @@ enum Command {
     Parity(commands::parity::Parity),
     Size(commands::size::Size),
     Count(commands::count::Count),
+    Peers(commands::peers::Peers),
     Test(commands::test::Test),
 }
 
@@ -51,6 +52,7 @@ impl Cli {
             Command::Run(command) => command.run(),
             Command::Parity(command) => command.run(),
             Command::Count(command) => command.run(),
+            Command::Peers(command) => command.run(),
             Command::Size(command) => command.run(),
             Command::Test(command) => command.run(),
         }

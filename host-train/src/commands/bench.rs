@@ -1,4 +1,4 @@
-//! `gsacp bench train`: where the time of a training step goes.
+//! `gsacp bench`: what is measured; and `gsacp bench train`: where the time of a training step goes.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::bench_model::ModelBench;
 use super::train::CropArgs;
 use crate::data::loader::Loader;
 use crate::train::config::RunConfig;
@@ -25,6 +26,8 @@ pub struct BenchArgs {
 enum What {
     /// The parts of a training step: loader, forward, loss, backward, optimiser.
     Train(TrainBench),
+    /// Parameters, multiply-accumulates and latency of the networks, float and int8, with random weights.
+    Model(ModelBench),
 }
 
 #[derive(Args, Debug)]
@@ -56,6 +59,7 @@ impl BenchArgs {
     pub fn run(self) -> Result<()> {
         match self.what {
             What::Train(bench) => bench.run(),
+            What::Model(bench) => bench.run(),
         }
     }
 }

@@ -1,18 +1,22 @@
 //! `gsacp data`: synthetic sets, checks, point labels and contact sheets.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use rayon::prelude::*;
 
-use crate::data::dataset::Dataset;
+use super::words::size;
+use crate::data::dataset::{Dataset, Sample};
+use crate::data::files::write_atomic;
 use crate::data::image::save_rgb_png;
 use crate::data::points::{self, Kind, Labels};
 use crate::data::progress::Progress;
 use crate::data::report;
 use crate::data::sheet::Sheet;
 use crate::data::synth::{self, Settings};
+use crate::evaluate::source_of;
 
 /// Make, check and look at data sets.
 #[derive(Subcommand)]
@@ -25,6 +29,11 @@ pub enum Data {
     Points(Points),
     /// Draw a contact sheet of a list's images with boxes around the targets.
     Preview(Preview),
+    /// Write a list of each source's images and one without them, for zero-shot transfer.
+    ///
+    /// Train with `--list OUT/LIST.without-NUDT.txt` and evaluate with `--list OUT/LIST.NUDT.txt`: a model keeps the mean
+    /// and std of the images it was trained on. The images of SIRST3 tell their source by their names.
+    Sources(Sources),
 }
 
 /// A data set and one of its lists.
@@ -118,6 +127,16 @@ pub struct Preview {
     plain: bool,
 }
 
+/// Options of `data sources`.
+#[derive(Args)]
+pub struct Sources {
+    #[command(flatten)]
+    selection: Selection,
+    /// The folder to write the lists into; it is made.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
 impl Data {
     /// Runs the command.
     pub fn run(self) -> Result<()> {
@@ -126,6 +145,7 @@ impl Data {
             Self::Check(options) => options.run(),
             Self::Points(options) => options.run(),
             Self::Preview(options) => options.run(),
+            Self::Sources(options) => options.run(),
         }
     }
 }
@@ -218,12 +238,62 @@ impl Preview {
     }
 }
 
-fn size(text: &str) -> Result<(usize, usize), String> {
-    let parsed = text.split_once(['x', '×']).and_then(|(w, h)| Some((w.trim().parse().ok()?, h.trim().parse().ok()?)));
-    parsed.ok_or_else(|| format!("{text} is no size: write it as 256x192"))
+impl Sources {
+    fn run(self) -> Result<()> {
+        let dataset = self.selection.open()?;
+        let lists = by_source(&dataset.samples)
+            .with_context(|| format!("the list {} cannot be split", dataset.list.display()))?;
+        std::fs::create_dir_all(&self.out).with_context(|| format!("cannot make the folder {}", self.out.display()))?;
+        let stem = dataset.list.file_stem().unwrap_or_default().to_string_lossy();
+        for (name, names) in lists {
+            let path = self.out.join(format!("{stem}.{name}.txt"));
+            write_atomic(&path, (names.join("\n") + "\n").as_bytes())?;
+            println!("{}: {} images", path.display(), names.len());
+        }
+        Ok(())
+    }
+}
+
+/// For every source its name with the names of its images, and `without-` it with all others.
+fn by_source(samples: &[Sample]) -> Result<Vec<(String, Vec<&str>)>> {
+    let sources: BTreeSet<&str> = samples.iter().map(|sample| source_of(&sample.name)).collect();
+    ensure!(sources.len() > 1, "all its images are of one source ({})", sources.iter().next().unwrap_or(&"none"));
+    let those = |source: &str, inside: bool| {
+        let names = samples.iter().map(|sample| sample.name.as_str());
+        names.filter(|name| (source_of(name) == source) == inside).collect()
+    };
+    let pair = |source: &&str| {
+        [(source.to_string(), those(source, true)), (format!("without-{source}"), those(source, false))]
+    };
+    Ok(sources.iter().flat_map(pair).collect())
 }
 
 fn contrast(text: &str) -> Result<[f32; 2], String> {
     let parsed = text.split_once(',').and_then(|(l, h)| Some([l.trim().parse().ok()?, h.trim().parse().ok()?]));
     parsed.ok_or_else(|| format!("{text} is no range: write it as 4,10"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples(names: &[&str]) -> Vec<Sample> {
+        let sample = |name: &&str| Sample { name: name.to_string(), image: PathBuf::new(), mask: None };
+        names.iter().map(sample).collect()
+    }
+
+    #[test]
+    fn a_source_and_its_complement_are_the_list() {
+        let list = samples(&["Misc_1", "000002", "XDU3", "000004"]);
+        let lists = by_source(&list).unwrap();
+        let names: Vec<&str> = lists.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["IRSTD-1K", "without-IRSTD-1K", "NUAA", "without-NUAA", "NUDT", "without-NUDT"]);
+        assert_eq!(lists[4].1, ["000002", "000004"]);
+        assert_eq!(lists[5].1, ["Misc_1", "XDU3"]);
+    }
+
+    #[test]
+    fn a_list_of_one_source_is_an_error() {
+        assert!(by_source(&samples(&["000001", "000002"])).unwrap_err().to_string().contains("NUDT"));
+    }
 }

@@ -2,21 +2,22 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 use serde::Serialize;
 
 use super::threshold::Threshold;
+use super::words::print;
 use crate::data::dataset::Dataset;
 use crate::data::files::write_atomic;
-use crate::evaluate::{self, Detector, Engine, Evaluation, Options};
+use crate::evaluate::{self, Detector, Engine, Evaluation, Options, paper};
 
 /// Options of `eval`.
 #[derive(Args)]
 pub struct Eval {
-    /// The model: a float or an int8 safetensors file.
-    #[arg(long, value_name = "FILE")]
-    model: PathBuf,
+    /// The model: a float or an int8 safetensors file. Several give a table with a row for each.
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    model: Vec<PathBuf>,
     /// The folder that holds images/, masks/ and img_idx/.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
@@ -49,6 +50,9 @@ pub struct Eval {
     /// Use only this many images, evenly spaced in the list.
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     limit: usize,
+    /// Print the rows of the method's paper below the models' own (SIRST3, its 1,079 test images).
+    #[arg(long, conflicts_with_all = ["by_size", "by_source", "json"])]
+    paper: bool,
     /// Print everything as JSON; false-alarm rates are fractions of the pixels there.
     #[arg(long)]
     json: bool,
@@ -56,12 +60,12 @@ pub struct Eval {
 
 /// What `--json` prints.
 #[derive(Serialize)]
-struct Record<'a> {
+struct Record {
     model: String,
     engine: Engine,
     list: String,
     #[serde(flatten)]
-    evaluation: &'a Evaluation,
+    evaluation: Evaluation,
 }
 
 impl Eval {
@@ -69,30 +73,49 @@ impl Eval {
     pub fn run(self) -> Result<()> {
         let dataset = Dataset::open(&self.data, &self.list)?;
         dataset.require_masks()?;
-        let engine = self.engine.map_or_else(|| Engine::of_file(&self.model), Ok)?;
-        let detector = Detector::load(&self.model, engine)?;
-        let options = Options {
-            threshold: self.threshold.steps(&detector, 0)?,
-            reference_niou: self.reference_niou,
-            resize_mask: self.resize_mask,
-            save_masks: self.save_masks,
-        };
         let samples = evaluate::thin(&dataset.samples, self.limit);
-        let evaluation = evaluate::evaluate(&samples, &options, |image| detector.logits(image))?;
-        if let Some(path) = &self.roc {
-            write_atomic(path, evaluation.roc_csv().as_bytes())?;
-        }
-        if self.json {
-            let record = Record {
-                model: self.model.display().to_string(),
-                engine,
-                list: dataset.list.display().to_string(),
-                evaluation: &evaluation,
+        let single = self.model.len() == 1;
+        ensure!(
+            single || !(self.save_masks.is_some() || self.roc.is_some() || self.by_size || self.by_source),
+            "--save-masks, --roc, --by-size and --by-source are for one model: give one --model"
+        );
+        let mut records = Vec::with_capacity(self.model.len());
+        for model in &self.model {
+            let engine = self.engine.map_or_else(|| Engine::of_file(model), Ok)?;
+            let detector = Detector::load(model, engine)?;
+            let options = Options {
+                threshold: self.threshold.steps(&detector, 0)?,
+                reference_niou: self.reference_niou,
+                resize_mask: self.resize_mask,
+                save_masks: self.save_masks.clone(),
             };
-            println!("{}", serde_json::to_string_pretty(&record)?);
-        } else {
-            println!("{}", evaluation.table(self.by_size, self.by_source));
+            let evaluation = evaluate::evaluate(&samples, &options, |image| detector.logits(image))?;
+            let (model, list) = (model.display().to_string(), dataset.list.display().to_string());
+            records.push(Record { model, engine, list, evaluation });
         }
-        Ok(())
+        let first = &records[0];
+        if let Some(path) = &self.roc {
+            write_atomic(path, first.evaluation.roc_csv().as_bytes())?;
+        }
+        match (self.json, single && !self.paper) {
+            (true, true) => print(&format!("{}\n", serde_json::to_string_pretty(first)?)),
+            (true, false) => print(&format!("{}\n", serde_json::to_string_pretty(&records)?)),
+            (false, true) => print(&format!("{}\n", first.evaluation.table(self.by_size, self.by_source))),
+            (false, false) => print(&main_table(&records, self.paper)),
+        }
     }
+}
+
+/// A row for each model and, where asked for, for each method of the paper.
+fn main_table(records: &[Record], with_paper: bool) -> String {
+    let mut text = String::from(paper::HEAD);
+    for Record { model, engine, evaluation: Evaluation { overall, threshold, .. }, .. } in records {
+        let name = format!("{model} ({engine:?}, logit > {threshold})");
+        let rates = [overall.miou, overall.niou, overall.pd, overall.fa.map(|fa| 1e6 * fa)];
+        text += &paper::row(&name, rates);
+    }
+    if with_paper {
+        paper::ROWS.iter().for_each(|(name, rates)| text += &paper::row(name, *rates));
+    }
+    text
 }

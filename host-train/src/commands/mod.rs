@@ -3,10 +3,12 @@ use clap::{Parser, Subcommand};
 
 mod ablate;
 mod bench;
+mod bench_model;
 mod calibrate;
 pub mod data;
 mod detect;
 mod eval;
+mod export;
 mod import_reference;
 mod mine;
 pub mod pack;
@@ -45,6 +47,13 @@ enum Command {
     Calibrate(calibrate::Calibrate),
     /// Pack an int8 model into a model image.
     Pack(pack::PackArgs),
+    /// Write a model for another runtime: float32 or int8 ONNX.
+    ///
+    /// A float model becomes float32, an int8 model int8 (quantise-dequantise pairs with its own scales, zero points and
+    /// weights). The file's input `input` is [1, channels, height, width]: (grey - mean)/std with grey in [0, 1]; its output
+    /// `logits` is [1, 1, height, width]. Mean, std and the thresholds of `gsacp calibrate` are in the file's metadata. A
+    /// frame whose sides are no multiples of 16 is padded at the bottom and right with 0 after the normalisation.
+    Export(export::ExportArgs),
     /// Train the detector from single points.
     Train(train::TrainArgs),
     /// Train variants that each change one key, and print what each is worth.
@@ -71,6 +80,7 @@ impl Cli {
             Command::Quantize(command) => command.run(),
             Command::Calibrate(command) => command.run(),
             Command::Pack(command) => command.run(),
+            Command::Export(command) => command.run(),
             Command::Train(command) => command.run(),
             Command::Ablate(command) => command.run(),
             Command::Mine(command) => command.run(),

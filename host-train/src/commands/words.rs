@@ -1,4 +1,4 @@
-//! Command lines that a user can copy into a shell, and output that goes into a pipe.
+//! Sizes, command lines that a user can copy into a shell, and output that goes into a pipe.
 
 use std::io::{ErrorKind, Write};
 
@@ -10,6 +10,12 @@ pub fn print(text: &str) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written.context("cannot write to the standard output"),
     }
+}
+
+/// A size as a user writes it, `256x192`: width and height.
+pub fn size(text: &str) -> Result<(usize, usize), String> {
+    let parsed = text.split_once(['x', '×']).and_then(|(w, h)| Some((w.trim().parse().ok()?, h.trim().parse().ok()?)));
+    parsed.ok_or_else(|| format!("{text} is no size: write it as 256x192"))
 }
 
 /// The words of a command line, each quoted for a POSIX shell where it needs to be.

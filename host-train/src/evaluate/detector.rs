@@ -166,7 +166,8 @@ fn bytes_of(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("cannot read the model {}: check the name", path.display()))
 }
 
-fn is_int8(path: &Path) -> Result<bool> {
+/// Whether the file is an int8 model or a model image. Errors name it where it is no model at all.
+pub fn is_int8(path: &Path) -> Result<bool> {
     let bytes = bytes_of(path)?;
     if bytes.starts_with(&MAGIC) {
         return Ok(true);

@@ -21,6 +21,7 @@ pub mod clutter;
 pub mod detector;
 pub mod logits;
 pub mod overlay;
+pub mod paper;
 pub mod report;
 
 pub use buffers::Buffers;
