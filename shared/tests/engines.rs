@@ -5,8 +5,8 @@ mod common;
 use common::{Aligned, activations, float_maps, float_weights, frame, int8_maps, model_image};
 use gsacp_core::Error;
 use gsacp_core::engine::params::{FloatParams, float_params};
-use gsacp_core::engine::{FloatEngine, Int8Engine, View};
-use gsacp_core::graph::{Conv, Graph, HALF, Op, QUARTER, msda};
+use gsacp_core::engine::{FloatEngine, Int8Engine};
+use gsacp_core::graph::{Graph, HALF, Op, QUARTER, msda};
 use gsacp_core::image::ModelImage;
 use gsacp_core::kernels::conv::{Window, conv_f32};
 use gsacp_core::kernels::{Map, MapMut, Shape, add, haar, max_pool, spatial_gate, squeeze_excite, upsample2};
@@ -185,60 +185,4 @@ fn a_plan_of_another_graph_gives_errors_or_numbers() {
     let mut arena = vec![0.0; plan.arena_len];
     let _ = FloatEngine::new(&graph, &plan, &weights, &mut arena).unwrap().run(&[0.0; 1024]);
     let _ = FloatEngine::new(&graph, &plan, &weights, &mut arena).unwrap().run(&[0.0; 3 * 1024]);
-}
-
-#[test]
-#[ignore = "a measurement: cargo test --release -p gsacp-core --test engines speed -- --ignored --nocapture"]
-fn speed() {
-    let graph = msda(QUARTER, 1);
-    let (h, w) = (256, 256);
-    let [floats, bytes]: [Plan; 2] = [Element::F32, Element::Int8].map(|e| plan(&graph, h, w, e).unwrap());
-    let (image, weights, input) = (model_image(&graph, 1), float_weights(&graph, 1), frame(h, w, 1, 1));
-    let parsed = ModelImage::parse(image.bytes()).unwrap();
-    let quantised: Vec<i8> = input.iter().map(|&v| parsed.input().quantise(v)).collect();
-    let mut arena = vec![0.0; floats.arena_len];
-    let mut engine = FloatEngine::new(&graph, &floats, &weights, &mut arena).unwrap();
-    println!("float {:.1} ms", milliseconds(|| assert!(engine.run(&input).is_ok())));
-    let mut arena = Aligned::zeroed(bytes.arena_len);
-    let mut engine = Int8Engine::new(&graph, &bytes, parsed, arena.i8s_mut()).unwrap();
-    println!("int8 {:.1} ms", milliseconds(|| assert!(engine.run(&quantised).is_ok())));
-    let (mut times, mut last) = (std::collections::BTreeMap::<&str, f64>::new(), cpu_seconds());
-    let mut tap = |_: usize, node: &gsacp_core::graph::Node, _: View| {
-        let operation = match node.op {
-            Op::Conv(Conv { kernel: 1, .. }) => "conv 1×1",
-            Op::Conv(Conv { kernel: 3, .. }) => "conv 3×3",
-            Op::Conv(_) => "conv 5×5",
-            Op::SpatialGate(_) => "spatial gate",
-            Op::SqueezeExcite { .. } => "squeeze and excite",
-            Op::MaxPool { .. } => "max pool",
-            Op::Upsample2 => "upsample",
-            Op::Add { .. } => "add",
-            Op::Input | Op::HaarInject | Op::Concat => "input, Haar, concat",
-        };
-        *times.entry(operation).or_default() += cpu_seconds() - last;
-        last = cpu_seconds();
-    };
-    for _ in 0..RUNS {
-        engine.run_with(&quantised, &mut tap).unwrap();
-    }
-    times.iter().for_each(|(operation, t)| println!("{:>8.2} ms {operation}", 1e3 * t / RUNS as f64));
-}
-
-/// Runs of a measurement: the clock of a thread's processor time is coarse.
-const RUNS: usize = 20;
-
-/// Processor time of one run of `work`, the mean over [`RUNS`] after one that warms the caches.
-fn milliseconds(mut work: impl FnMut()) -> f64 {
-    work();
-    let start = cpu_seconds();
-    (0..RUNS).for_each(|_| work());
-    1e3 * (cpu_seconds() - start) / RUNS as f64
-}
-
-/// Processor time of this thread, which other processes do not lengthen; the clock where Linux does not tell.
-fn cpu_seconds() -> f64 {
-    let clock = || std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
-    let nanoseconds = stat.and_then(|s| s.split_whitespace().next()?.parse::<f64>().ok());
-    nanoseconds.map_or_else(clock, |ns| ns / 1e9)
 }

@@ -1,6 +1,6 @@
 //! The float32 engine: the reference that candle and the int8 engine are held against, and the host's fast check.
 
-use super::arena::{self, Loan, Turn};
+use super::arena::{Loan, Turn};
 use super::params::{FloatParams, float_params};
 use crate::Error;
 use crate::graph::{Graph, Node, Op};
@@ -33,28 +33,14 @@ impl<'a> FloatEngine<'a> {
         self.run_with(input, |_, _, _| {})
     }
 
-    /// As [`Self::run`]; `tap` sees every node and its map as soon as it is there, the bands of a strip
-    /// ([`crate::plan`]) one by one.
+    /// As [`Self::run`]; `tap` sees every node and its map as soon as it is there. A float plan has no strips
+    /// ([`crate::plan`]): every node has its whole map in one turn.
     pub fn run_with(&mut self, input: &[f32], mut tap: impl FnMut(usize, &Node, Map<f32>)) -> Result<&[f32], Error> {
         let (graph, plan) = (self.graph, self.plan);
-        let mut nodes = float_params(graph, self.weights)?.enumerate();
-        let mut next = 0;
-        while next < graph.nodes().len() {
-            let strip = plan.strip(next);
-            let count = (usize::from(strip.last) + 1).saturating_sub(next).max(1);
-            let mut after = nodes.clone();
-            for band in 0..usize::from(strip.bands) {
-                arena::advance(self.arena, graph, plan, strip, band)?;
-                after = nodes.clone();
-                for (id, (node, params)) in after.by_ref().take(count) {
-                    let turn = Turn { graph, plan, id, node, band };
-                    if !turn.rows().is_empty() {
-                        self.node(turn, params, input)?;
-                        tap(id, node, turn.view(self.arena)?);
-                    }
-                }
-            }
-            (nodes, next) = (after, next + count);
+        for (id, (node, params)) in float_params(graph, self.weights)?.enumerate() {
+            let turn = Turn { graph, plan, id, node, band: 0 };
+            self.node(turn, params, input)?;
+            tap(id, node, turn.view(self.arena)?);
         }
         let logits = self.plan.buffer(self.graph.nodes().len().saturating_sub(1));
         let pixels = self.plan.height * self.plan.width;

@@ -58,7 +58,7 @@ pub fn conv_f32(
     #[cfg(kernels = "vnni")]
     {
         check(window, &input.shape(), &output.shape(), weights.len(), bias.len())?;
-        if super::simd::conv_f32(window, relu, &input, weights, bias, &mut output)? {
+        if super::simd::x86::float::conv(window, relu, &input, weights, bias, &mut output)? {
             return Ok(());
         }
     }

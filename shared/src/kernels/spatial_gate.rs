@@ -62,7 +62,7 @@ pub fn spatial_gate_f32(
     check(&input, &output)?;
     let (weights, bias) = bands_f32(parameters)?;
     #[cfg(kernels = "vnni")]
-    if super::simd::gate_f32(&input, weights, bias, &mut output)? {
+    if super::simd::x86::float::gate::gate(&input, weights, bias, &mut output)? {
         return Ok(());
     }
     sweep_f32(input, weights, bias, scratch, output)

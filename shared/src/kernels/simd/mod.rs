@@ -5,40 +5,28 @@
 //! the processor lacks the instructions. The build script chooses by target (`cfg(kernels)`); the feature `scalar` turns
 //! them all off.
 //!
-//! The float forms (`float`, `winograd`, `gate`, over the loops of `fma`; x86-64 only) round in another order than their
-//! plain twins, and are held to the definition within a stated bound and to a model of plain arrays bit for bit.
+//! The float forms (`x86::float`) round in another order than their plain twins, and are held to the definition within a
+//! stated bound and to a model of plain arrays bit for bit.
 //!
 //! Of Arm, what depends on the core is a handful of inner loops in `helium` and `dsp`, behind safe functions that check
 //! every extent; what walks a map ([`conv`]) is the same code for both, and is tested on the host over a plain model of
-//! them. The int8 forms of x86-64 are in `x86`.
+//! them. What x86-64 does is in `x86`.
 
 #[cfg(any(test, kernels = "helium", kernels = "dsp"))]
 mod conv;
 #[cfg(kernels = "dsp")]
 mod dsp;
-#[cfg(any(test, kernels = "vnni"))]
-mod float;
-#[cfg(any(test, kernels = "vnni"))]
-mod fma;
-#[cfg(any(test, kernels = "vnni"))]
-mod gate;
 #[cfg(kernels = "helium")]
 mod helium;
 #[cfg(any(test, kernels = "helium", kernels = "dsp"))]
 mod micro;
 #[cfg(test)]
 mod model;
-#[cfg(any(test, kernels = "vnni"))]
-mod winograd;
 #[cfg(kernels = "vnni")]
 pub(super) mod x86;
 
 #[cfg(kernels = "dsp")]
 pub(super) use dsp::Dsp as Core;
-#[cfg(kernels = "vnni")]
-pub(super) use float::conv as conv_f32;
-#[cfg(kernels = "vnni")]
-pub(super) use gate::gate as gate_f32;
 #[cfg(kernels = "helium")]
 pub(super) use helium::Helium as Core;
 #[cfg(any(kernels = "helium", kernels = "dsp"))]

@@ -7,6 +7,7 @@
 
 pub mod add;
 pub mod conv;
+pub mod float;
 pub mod gate;
 pub mod max_pool;
 mod quads;

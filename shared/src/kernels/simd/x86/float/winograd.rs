@@ -457,7 +457,7 @@ unsafe fn outputs<V: Vector, const M: usize>([a, b, c, d, e, f]: [V; SIDE]) -> [
 
 #[cfg(test)]
 mod tests {
-    use super::super::float::tests::{forms, naive};
+    use super::super::tests::{forms, naive};
     use super::*;
     use crate::kernels::testing::{Stream, TestMap, conv_reads, in_bands};
     use proptest::prelude::*;

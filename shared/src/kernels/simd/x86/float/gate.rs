@@ -3,7 +3,7 @@
 //! A band is a lane: the statistics of a strip of pixels are held as two maps of four channels, maxima and means, of which
 //! the 7×7 convs are one depthwise conv each. The strip goes down the map, the last rows of statistics with it.
 
-use super::float::copy;
+use super::copy;
 use super::fma::{GATE_KERNEL, Gate, Isa, QUAD_PIXELS, ROWS, Statistics};
 use crate::Error;
 use crate::kernels::sigmoid::sigmoid_f32;
@@ -140,7 +140,7 @@ fn statistics(isa: Isa, input: &Map<f32>, y: Option<usize>, x: usize, rows: &mut
 
 #[cfg(test)]
 mod tests {
-    use super::super::float::tests::forms;
+    use super::super::tests::forms;
     use super::*;
     use crate::kernels::spatial_gate::{BAND_WEIGHTS, scratch_len, sweep_f32};
     use crate::kernels::testing::{Stream, TestMap};

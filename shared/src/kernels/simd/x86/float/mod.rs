@@ -1,12 +1,16 @@
-//! The float convolution over the inner loops of [`super::fma`].
+//! The float convolution over the inner loops of [`fma`].
 //!
 //! A tile of output pixels has its input gathered once, padding filled in, in blocks of four, eight or sixteen channels,
 //! `[block][row][pixel][channel]`: then every tap of every output pixel is at a fixed distance from the first. With a
 //! stride the pixels of a row are kept by their residue, and the rows of a tile are a dilation apart, for the same reason.
 //! Weights are packed for as many output channels at a time as fit, in the order in which they are used.
 
-use super::fma::{Isa, Lanes, QUAD_PIXELS, Quads, ROWS, Tap};
-use super::winograd;
+pub mod gate;
+
+mod fma;
+mod winograd;
+
+use self::fma::{Isa, Lanes, QUAD_PIXELS, Quads, ROWS, Tap};
 use crate::Error;
 use crate::kernels::conv::{MAX_PATCH, Window};
 use crate::kernels::{Map, MapMut};
