@@ -71,7 +71,8 @@ fn the_float_engine_gives_candles_logits_for_every_width_channel_count_and_size(
         let first = engine.run(&frame).unwrap().to_vec();
         let scale = candle.iter().fold(1.0f32, |m, v| m.max(v.abs()));
         for (i, (a, b)) in first.iter().zip(&candle).enumerate() {
-            assert!((a - b).abs() <= 1e-4 * scale, "{widths:?}×{channels}, {width}×{height}, logit {i}: {a} and {b}");
+            // Winograd's transforms round more than a direct sum: 3e-4 of the largest logit was seen, 4e-6 without them.
+            assert!((a - b).abs() <= 5e-4 * scale, "{widths:?}×{channels}, {width}×{height}, logit {i}: {a} and {b}");
         }
         assert_eq!(engine.run(&frame).unwrap(), first, "an arena that has been used gives the same logits");
     }

@@ -128,7 +128,7 @@ fn every_map_of_an_int8_file_is_the_int8_engines_to_one_step() {
         let off = numbers(&(&value - &engine).unwrap().abs().unwrap());
         let most = off.iter().fold(0.0f32, |a, &b| a.max(b));
         let share = off.iter().filter(|&&v| v > 0.0).count() as f32 / off.len() as f32;
-        assert!(most <= 1.0 && share <= if gate { 0.01 } else { 0.001 }, "{name}: {most} steps, {share} of the pixels");
+        assert!(most <= 1.0 && share <= if gate { 0.05 } else { 0.001 }, "{name}: {most} steps, {share} of the pixels");
         engine.contiguous().unwrap()
     });
     assert!(maps.is_empty() && count > 250, "{} of {count} maps are not in the file", maps.len());
