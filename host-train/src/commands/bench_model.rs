@@ -164,7 +164,6 @@ fn median_ms(runs: usize, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
 mod tests {
     use super::*;
 
-    /// METHOD §1 counts 306,263 live parameters and 1.369 GMAC at 256² for `quarter`.
     #[test]
     fn a_random_network_is_measured_in_both_forms() {
         let graph = msda(widths("quarter").unwrap().channels(), 1);

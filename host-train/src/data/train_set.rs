@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use rand::RngExt;
 use rayon::prelude::*;
 
 use super::augment::{Augment, Window};
@@ -15,7 +16,6 @@ use super::patch::Patch;
 use super::points::{self, Labels, Point, Source};
 use super::progress::Progress;
 use super::random::{permutation, stream};
-use rand::RngExt;
 
 /// Computes the local prior of every point of an image, in image coordinates: one patch per point, in order.
 pub type Prior<'a> = dyn Fn(&GrayImage, &[Point]) -> Vec<Patch> + Sync + 'a;

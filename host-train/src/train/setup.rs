@@ -11,7 +11,7 @@ use super::config::{QuantisationConfig, RunConfig};
 use super::run::{self, RunFolder};
 use super::trainer::Trainer;
 use crate::data::dataset::Dataset;
-use crate::data::points::Source;
+use crate::data::points::{Point, Source};
 use crate::data::train_set::{Reading, TrainSet};
 use crate::model::StateDict;
 use crate::quantize::groups;
@@ -109,17 +109,14 @@ fn round_maps(trainer: &mut Trainer, source: &DataSource) -> Result<()> {
 fn fingerprint(dataset: &Dataset, set: &TrainSet) -> Result<String> {
     let crc = Crc::<u64>::new(&CRC_64_XZ);
     let mut digest = crc.digest();
+    let bytes = |at: &Point| (u64::from(at.y) << 32 | u64::from(at.x)).to_le_bytes();
     for item in &set.items {
         digest.update(&(item.points.len() as u64).to_le_bytes());
-        for point in &item.points {
-            digest.update(&point.x.to_le_bytes());
-            digest.update(&point.y.to_le_bytes());
-        }
+        item.points.iter().for_each(|point| digest.update(&bytes(point)));
     }
     for (image, place) in &set.clutter {
         digest.update(&(*image as u64).to_le_bytes());
-        digest.update(&place.x.to_le_bytes());
-        digest.update(&place.y.to_le_bytes());
+        digest.update(&bytes(place));
     }
     Ok(format!("{:016x}-{:016x}", dataset.fingerprint()?, digest.finalize()))
 }

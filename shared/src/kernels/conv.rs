@@ -4,8 +4,8 @@
 //! out[y, x, o] = f(bias[o] + Σ_{ky, kx, i} w[o, ky, kx, i] · in[y·s + (ky − r)·d, x·s + (kx − r)·d, i])    r = (k−1)/2
 //! ```
 //!
-//! For a run of output pixels in one row the taps are gathered column by column into a small buffer on the stack,
-//! `[column][ky][channel]`, padding filled in: then the k·k·C taps of an output pixel are contiguous, neighbours share
+//! For a run of output pixels in one row the taps are gathered column by column into working memory (the plan's in int8,
+//! the stack in float), `[column][ky][channel]`, padding filled in: then the k·k·C taps of an output pixel are contiguous, neighbours share
 //! k − 1 of k columns, and every output is one dot product, without a special case at the borders. With dilation d the
 //! columns are kept by their residue modulo d, which makes their taps contiguous as well.
 //!

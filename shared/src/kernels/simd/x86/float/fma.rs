@@ -6,30 +6,24 @@
 //! was seen to have.
 #![allow(unsafe_code)]
 
-#[cfg(target_arch = "x86_64")]
 use core::arch::x86_64::*;
 
 /// What the loops are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isa {
-    #[cfg(target_arch = "x86_64")]
     Avx512,
-    #[cfg(target_arch = "x86_64")]
     Avx2,
     /// Plain arrays of up to this many lanes, 8 or 16, one library call for each product: the twin in the tests.
     #[cfg(test)]
     Model(usize),
 }
 
-#[cfg(target_arch = "x86_64")]
 cpufeatures::new!(avx512, "avx512f", "avx512vl");
-#[cfg(target_arch = "x86_64")]
 cpufeatures::new!(avx2, "avx2", "fma");
 
 impl Isa {
     /// The fastest that this processor has.
     pub fn detect() -> Option<Isa> {
-        #[cfg(target_arch = "x86_64")]
         if avx512::get() {
             return Some(Isa::Avx512);
         } else if avx2::get() {
@@ -41,9 +35,7 @@ impl Isa {
     /// Output pixels that [`Lanes`] computes together.
     pub fn pixels(self) -> usize {
         match self {
-            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => 16,
-            #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => 8,
             #[cfg(test)]
             Isa::Model(lanes) => lanes,
@@ -107,11 +99,8 @@ impl Lanes<'_> {
         // SAFETY: `detect` saw the instructions, or a test did; `fits` checked every extent.
         unsafe {
             match (isa, self.lanes) {
-                #[cfg(target_arch = "x86_64")]
                 (Isa::Avx512, 16) => lanes_avx512(self, out),
-                #[cfg(target_arch = "x86_64")]
                 (Isa::Avx512, _) => lanes_avx512_half(self, out),
-                #[cfg(target_arch = "x86_64")]
                 (Isa::Avx2, _) => lanes_avx2(self, out),
                 #[cfg(test)]
                 (Isa::Model(8), _) => lanes::<[f32; 8], 8>(self, out),
@@ -180,9 +169,7 @@ impl Quads<'_> {
         // SAFETY: `detect` saw the instructions, or a test did; `fits` checked every extent.
         unsafe {
             match isa {
-                #[cfg(target_arch = "x86_64")]
                 Isa::Avx512 => quads_avx512(self, out),
-                #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => quads_avx2(self, out),
                 #[cfg(test)]
                 Isa::Model(_) => quads_of::<[f32; 16], 4>(self, out),
@@ -226,9 +213,7 @@ impl Gate<'_> {
         // SAFETY: `detect` saw the instructions, or a test did; `fits` checked every extent.
         unsafe {
             match isa {
-                #[cfg(target_arch = "x86_64")]
                 Isa::Avx512 => gate_avx512(self, out),
-                #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => gate_avx2(self, out),
                 #[cfg(test)]
                 Isa::Model(_) => gate::<[f32; 16], 4>(self, out),
@@ -261,9 +246,7 @@ impl Statistics<'_> {
         // SAFETY: `detect` saw the instructions, or a test did; every extent has been checked.
         unsafe {
             match isa {
-                #[cfg(target_arch = "x86_64")]
                 Isa::Avx512 => statistics_avx512(self, maxima, means),
-                #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => statistics_avx2(self, maxima, means),
                 #[cfg(test)]
                 Isa::Model(_) => statistics::<[f32; 16]>(self, maxima, means),
@@ -489,58 +472,68 @@ unsafe fn put<V: Vector>(sum: V, run: &Quads, count: usize, to: *mut f32) {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-impl Vector for __m512 {
-    const LANES: usize = 16;
-    #[inline(always)]
-    unsafe fn splat(value: f32) -> Self {
-        // SAFETY: callers run where AVX-512 is.
-        unsafe { _mm512_set1_ps(value) }
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: callers have 16 values there.
-        unsafe { _mm512_loadu_ps(from) }
-    }
+/// [`Vector`] over registers: the instructions that differ in their width alone, and loads of four and stores as they come.
+macro_rules! registers {
+    ($vector:ty, $lanes:literal, $set1:ident $loadu:ident $permute:ident $fmadd:ident $add:ident $sub:ident $max:ident,
+     $($own:item)*) => {
+        impl Vector for $vector {
+            const LANES: usize = $lanes;
+            #[inline(always)]
+            unsafe fn splat(value: f32) -> Self {
+                // SAFETY: callers run where the instructions are. So for its neighbours.
+                unsafe { $set1(value) }
+            }
+            #[inline(always)]
+            unsafe fn load(from: *const f32) -> Self {
+                // SAFETY: callers have a vector's values there.
+                unsafe { $loadu(from) }
+            }
+            #[inline(always)]
+            unsafe fn spread<const I: i32>(self) -> Self {
+                // SAFETY: as `splat`.
+                unsafe {
+                    match I {
+                        0 => $permute::<0x00>(self),
+                        1 => $permute::<0x55>(self),
+                        2 => $permute::<0xAA>(self),
+                        3 => $permute::<0xFF>(self),
+                        NEIGHBOURS => $permute::<0xB1>(self),
+                        HALVES => $permute::<0x4E>(self),
+                        _ => self,
+                    }
+                }
+            }
+            #[inline(always)]
+            unsafe fn fma(self, a: Self, b: Self) -> Self {
+                // SAFETY: as `splat`.
+                unsafe { $fmadd(a, b, self) }
+            }
+            #[inline(always)]
+            unsafe fn add(self, other: Self) -> Self {
+                // SAFETY: as `splat`.
+                unsafe { $add(self, other) }
+            }
+            #[inline(always)]
+            unsafe fn sub(self, other: Self) -> Self {
+                // SAFETY: as `splat`.
+                unsafe { $sub(self, other) }
+            }
+            #[inline(always)]
+            unsafe fn at_least(self, low: Self) -> Self {
+                // SAFETY: as `splat`.
+                unsafe { $max(self, low) }
+            }
+            $($own)*
+        }
+    };
+}
+
+registers! {
+    __m512, 16, _mm512_set1_ps _mm512_loadu_ps _mm512_permute_ps _mm512_fmadd_ps _mm512_add_ps _mm512_sub_ps _mm512_max_ps,
     #[inline(always)]
     unsafe fn load_four(from: *const f32) -> Self {
         // SAFETY: callers have four values there.
         unsafe { _mm512_broadcast_f32x4(_mm_loadu_ps(from)) }
-    }
-    #[inline(always)]
-    unsafe fn spread<const I: i32>(self) -> Self {
-        // SAFETY: callers run where AVX-512 is.
-        unsafe {
-            match I {
-                0 => _mm512_permute_ps::<0x00>(self),
-                1 => _mm512_permute_ps::<0x55>(self),
-                2 => _mm512_permute_ps::<0xAA>(self),
-                3 => _mm512_permute_ps::<0xFF>(self),
-                NEIGHBOURS => _mm512_permute_ps::<0xB1>(self),
-                HALVES => _mm512_permute_ps::<0x4E>(self),
-                _ => self,
-            }
-        }
-    }
-    #[inline(always)]
-    unsafe fn fma(self, a: Self, b: Self) -> Self {
-        // SAFETY: callers run where AVX-512 is.
-        unsafe { _mm512_fmadd_ps(a, b, self) }
-    }
-    #[inline(always)]
-    unsafe fn add(self, other: Self) -> Self {
-        // SAFETY: callers run where AVX-512 is.
-        unsafe { _mm512_add_ps(self, other) }
-    }
-    #[inline(always)]
-    unsafe fn sub(self, other: Self) -> Self {
-        // SAFETY: callers run where AVX-512 is.
-        unsafe { _mm512_sub_ps(self, other) }
-    }
-    #[inline(always)]
-    unsafe fn at_least(self, low: Self) -> Self {
-        // SAFETY: callers run where AVX-512 is.
-        unsafe { _mm512_max_ps(self, low) }
     }
     #[inline(always)]
     unsafe fn store(self, count: usize, to: *mut f32) {
@@ -549,58 +542,12 @@ impl Vector for __m512 {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-impl Vector for __m256 {
-    const LANES: usize = 8;
-    #[inline(always)]
-    unsafe fn splat(value: f32) -> Self {
-        // SAFETY: callers run where AVX is.
-        unsafe { _mm256_set1_ps(value) }
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: callers have 8 values there.
-        unsafe { _mm256_loadu_ps(from) }
-    }
+registers! {
+    __m256, 8, _mm256_set1_ps _mm256_loadu_ps _mm256_permute_ps _mm256_fmadd_ps _mm256_add_ps _mm256_sub_ps _mm256_max_ps,
     #[inline(always)]
     unsafe fn load_four(from: *const f32) -> Self {
         // SAFETY: callers have four values there.
         unsafe { _mm256_broadcast_ps(&*from.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn spread<const I: i32>(self) -> Self {
-        // SAFETY: callers run where AVX is.
-        unsafe {
-            match I {
-                0 => _mm256_permute_ps::<0x00>(self),
-                1 => _mm256_permute_ps::<0x55>(self),
-                2 => _mm256_permute_ps::<0xAA>(self),
-                3 => _mm256_permute_ps::<0xFF>(self),
-                NEIGHBOURS => _mm256_permute_ps::<0xB1>(self),
-                HALVES => _mm256_permute_ps::<0x4E>(self),
-                _ => self,
-            }
-        }
-    }
-    #[inline(always)]
-    unsafe fn fma(self, a: Self, b: Self) -> Self {
-        // SAFETY: callers run where FMA is.
-        unsafe { _mm256_fmadd_ps(a, b, self) }
-    }
-    #[inline(always)]
-    unsafe fn add(self, other: Self) -> Self {
-        // SAFETY: callers run where AVX is.
-        unsafe { _mm256_add_ps(self, other) }
-    }
-    #[inline(always)]
-    unsafe fn sub(self, other: Self) -> Self {
-        // SAFETY: callers run where AVX is.
-        unsafe { _mm256_sub_ps(self, other) }
-    }
-    #[inline(always)]
-    unsafe fn at_least(self, low: Self) -> Self {
-        // SAFETY: callers run where AVX is.
-        unsafe { _mm256_max_ps(self, low) }
     }
     #[inline(always)]
     unsafe fn store(self, count: usize, to: *mut f32) {
@@ -618,63 +565,54 @@ impl Vector for __m256 {
 
 /// # Safety
 /// The processor has AVX-512 F and VL; `run` fits `out`. So for its neighbours.
-#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vl")]
 unsafe fn lanes_avx512(run: &Lanes, out: &mut [f32]) {
     // SAFETY: forwarded.
     unsafe { lanes::<__m512, 16>(run, out) }
 }
 
-#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vl")]
 unsafe fn lanes_avx512_half(run: &Lanes, out: &mut [f32]) {
     // SAFETY: forwarded.
     unsafe { lanes::<__m256, 16>(run, out) }
 }
 
-#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn lanes_avx2(run: &Lanes, out: &mut [f32]) {
     // SAFETY: forwarded.
     unsafe { lanes::<__m256, 8>(run, out) }
 }
 
-#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vl")]
 unsafe fn quads_avx512(run: &Quads, out: &mut [f32]) {
     // SAFETY: forwarded.
     unsafe { quads_of::<__m512, 4>(run, out) }
 }
 
-#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vl")]
 unsafe fn gate_avx512(run: &Gate, out: &mut [f32]) {
     // SAFETY: forwarded.
     unsafe { gate::<__m512, 4>(run, out) }
 }
 
-#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn gate_avx2(run: &Gate, out: &mut [f32]) {
     // SAFETY: forwarded.
     unsafe { gate::<__m256, 2>(run, out) }
 }
 
-#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vl")]
 unsafe fn statistics_avx512(run: &Statistics, maxima: &mut [f32], means: &mut [f32]) {
     // SAFETY: forwarded.
     unsafe { statistics::<__m512>(run, maxima, means) }
 }
 
-#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn statistics_avx2(run: &Statistics, maxima: &mut [f32], means: &mut [f32]) {
     // SAFETY: forwarded.
     unsafe { statistics::<__m256>(run, maxima, means) }
 }
 
-#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn quads_avx2(run: &Quads, out: &mut [f32]) {
     // SAFETY: forwarded.

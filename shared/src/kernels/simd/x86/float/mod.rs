@@ -396,12 +396,9 @@ pub(super) mod tests {
     /// Every form that can run here, and the form of arrays that it must equal.
     pub fn forms() -> Vec<(Isa, Isa)> {
         let mut forms = std::vec![(Isa::Model(16), Isa::Model(16)), (Isa::Model(8), Isa::Model(8))];
-        #[cfg(target_arch = "x86_64")]
-        {
-            forms.extend(std::is_x86_feature_detected!("avx512vl").then_some((Isa::Avx512, Isa::Model(16))));
-            let avx2 = std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma");
-            forms.extend(avx2.then_some((Isa::Avx2, Isa::Model(8))));
-        }
+        forms.extend(std::is_x86_feature_detected!("avx512vl").then_some((Isa::Avx512, Isa::Model(16))));
+        let avx2 = std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma");
+        forms.extend(avx2.then_some((Isa::Avx2, Isa::Model(8))));
         forms
     }
 

@@ -11,7 +11,6 @@
 use super::fma::{Isa, Vector};
 use crate::kernels::conv::Window;
 use crate::kernels::{Map, MapMut};
-#[cfg(target_arch = "x86_64")]
 use core::arch::x86_64::{__m256, __m512};
 
 /// Side of a tile, and its products.
@@ -50,11 +49,8 @@ pub fn conv(
     // SAFETY: `detect` saw the instructions, or a test did.
     unsafe {
         match (isa, lanes) {
-            #[cfg(target_arch = "x86_64")]
             (Isa::Avx512, 16) => avx512(&layer, output),
-            #[cfg(target_arch = "x86_64")]
             (Isa::Avx512, _) => avx512_half(&layer, output),
-            #[cfg(target_arch = "x86_64")]
             (Isa::Avx2, _) => avx2(&layer, output),
             #[cfg(test)]
             (Isa::Model(_), 16) => layer.run::<[f32; 16], 16>(output),
@@ -67,21 +63,18 @@ pub fn conv(
 
 /// # Safety
 /// The processor has AVX-512 F and VL. So for its neighbours.
-#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vl")]
 unsafe fn avx512(layer: &Layer, output: &mut MapMut<f32>) {
     // SAFETY: forwarded.
     unsafe { layer.run::<__m512, 16>(output) }
 }
 
-#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vl")]
 unsafe fn avx512_half(layer: &Layer, output: &mut MapMut<f32>) {
     // SAFETY: forwarded.
     unsafe { layer.run::<__m256, 16>(output) }
 }
 
-#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2(layer: &Layer, output: &mut MapMut<f32>) {
     // SAFETY: forwarded.
