@@ -1,4 +1,4 @@
-//! `gsacp mine`: the clutter that a model takes for targets, for training on.
+//! `gsacp mine`: the clutter that a model takes for targets and the targets that it misses, for training on.
 
 use std::path::PathBuf;
 
@@ -11,11 +11,12 @@ use crate::data::points;
 use crate::data::train_set::{Reading, TrainSet, no_prior};
 use crate::evaluate::{self, Detector, Engine, clutter};
 
-/// Finds where a model fires away from every point, and writes the places for `gsacp train --clutter`.
+/// Finds where a model fires away from every point, and with --missed the points where it does not fire; writes the
+/// places for `gsacp train --clutter`.
 ///
 /// Masks are not looked at, but to make the points where no points file is given. Train on with data.clutter_share
-/// above 0: a share of the crops is then placed around such a place, and the hardest background is met as often as it
-/// needs to be instead of once in a while.
+/// above 0: a share of the crops is then placed around such a place, and the hardest background and the dimmest targets
+/// are met as often as they need to be instead of once in a while.
 #[derive(Args)]
 pub struct Mine {
     /// The model: a float or an int8 safetensors file.
@@ -29,6 +30,9 @@ pub struct Mine {
     /// Pixels around a detection's box in which no point may lie.
     #[arg(long, value_name = "PX", default_value_t = 8)]
     away: u32,
+    /// Look for missed points too: those with no logit above this within 2 pixels.
+    #[arg(long, value_name = "LOGIT", allow_negative_numbers = true)]
+    missed: Option<f32>,
     /// The file to write, in the form of a points file.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -42,7 +46,12 @@ impl Mine {
         let reading = Reading { points: source.points.clone(), masks: false, resize_mask: false };
         // Where a point is matters, not what is around it.
         let set = TrainSet::read(&Dataset::open(&source.dir, &source.list)?, &reading, &no_prior)?;
-        let found = clutter::mine(&detector, &set, evaluate::to_steps(self.logit), self.away)?;
+        let search = clutter::Search {
+            clutter: evaluate::to_steps(self.logit),
+            away: self.away,
+            missed: self.missed.map(evaluate::to_steps),
+        };
+        let found = clutter::mine(&detector, &set, &search)?;
         points::write(&self.out, &found)?;
         let places: usize = found.values().map(Vec::len).sum();
         println!("{places} places in {} of {} images: {}", found.len(), set.items.len(), self.out.display());

@@ -18,6 +18,7 @@ mod report;
 mod soup;
 mod threshold;
 mod train;
+mod widen;
 mod words;
 
 /// Infrared small-target detection, trained from single points, for the sensor.
@@ -58,8 +59,10 @@ enum Command {
     Train(train::TrainArgs),
     /// Train variants that each change one key, and print what each is worth.
     Ablate(ablate::AblateArgs),
-    /// Find the clutter that a model takes for targets, to train on.
+    /// Find the clutter that a model takes for targets and the targets that it misses, to train on.
     Mine(mine::Mine),
+    /// Make a wider model that starts where a trained one has come to.
+    Widen(widen::Widen),
     /// Average late checkpoints into one model, chosen on a validation list.
     Soup(soup::SoupArgs),
     /// Draw the curves of runs on an HTML page.
@@ -84,6 +87,7 @@ impl Cli {
             Command::Train(command) => command.run(),
             Command::Ablate(command) => command.run(),
             Command::Mine(command) => command.run(),
+            Command::Widen(command) => command.run(),
             Command::Soup(command) => command.run(),
             Command::Report(command) => command.run(),
             Command::Bench(command) => command.run(),

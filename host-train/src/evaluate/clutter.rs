@@ -1,4 +1,5 @@
-//! Clutter: where a detector fires and no point is near.
+//! Where a detector is wrong, as far as points can tell: it fires and no point is near (clutter), or it does not fire at a
+//! point (missed).
 
 use anyhow::{Context, Result};
 use gsacp_core::detect::Detection;
@@ -9,15 +10,42 @@ use crate::data::points::{Labels, Point};
 use crate::data::progress::Progress;
 use crate::data::train_set::{Item, TrainSet};
 
-/// The centroids of the detections in the images of `set` above `threshold` (in steps of 1/256) whose boxes, widened by
-/// `away` pixels, hold no point; images without any are left out.
-pub fn mine(detector: &Detector, set: &TrainSet, threshold: i16, away: u32) -> Result<Labels> {
+/// What is taken for an error; thresholds in steps of 1/256.
+#[derive(Clone, Copy, Debug)]
+pub struct Search {
+    /// Logit above which a detection far from every point is clutter.
+    pub clutter: i16,
+    /// Pixels around a detection's box in which no point may lie.
+    pub away: u32,
+    /// Logit up to which a point is missed; None: missed points are not looked for.
+    pub missed: Option<i16>,
+}
+
+/// How far from a point, in pixels along an axis, the detector may fire for it: targets are wider than a pixel, and a
+/// coarse point is not their brightest one.
+const REACH: u32 = 2;
+
+/// The centroids of the detections in the images of `set` that are clutter by `search`, and the points that are missed;
+/// images without either are left out.
+pub fn mine(detector: &Detector, set: &TrainSet, search: &Search) -> Result<Labels> {
     let progress = Progress::new("mining", set.items.len());
     let one = |buffers: &mut Buffers, item: &Item| -> Result<(String, Vec<Point>)> {
-        let found = detector.logits(&item.image).and_then(|map| map.detect(threshold, &item.image, buffers));
-        let found = found.with_context(|| format!("cannot run on {}", item.name))?;
+        let mut places = || -> Result<Vec<Point>> {
+            let map = detector.logits(&item.image)?;
+            let found = map.detect(search.clutter, &item.image, buffers)?;
+            let mut places = far(&found.list, &item.points, search.away);
+            if let Some(threshold) = search.missed {
+                let (width, height) = (map.width, map.height);
+                places.extend(missed(&map.into_steps(), width, height, threshold, &item.points));
+            }
+            places.sort_unstable();
+            // Two blobs, one around the other, can have their centroids in one pixel.
+            places.dedup();
+            Ok(places)
+        };
+        let places = places().with_context(|| format!("cannot run on {}", item.name))?;
         progress.step();
-        Ok((item.name.clone(), far(&found.list, &item.points, away)))
+        Ok((item.name.clone(), places))
     };
     let all = set.items.par_iter().map_init(Buffers::default, one).collect::<Result<Vec<_>>>()?;
     Ok(all.into_iter().filter(|(_, places)| !places.is_empty()).collect())
@@ -31,11 +59,15 @@ fn far(found: &[Detection], points: &[Point], away: u32) -> Vec<Point> {
         within(p.x, d.left, d.right) && within(p.y, d.top, d.bottom)
     };
     let clutter = found.iter().filter(|d| !points.iter().any(|p| near(d, p)));
-    let mut places: Vec<Point> = clutter.map(|d| Point { x: d.x as u32, y: d.y as u32 }).collect();
-    places.sort_unstable();
-    // Two blobs, one around the other, can have their centroids in one pixel.
-    places.dedup();
-    places
+    clutter.map(|d| Point { x: d.x as u32, y: d.y as u32 }).collect()
+}
+
+/// The points with no logit above `threshold` within [`REACH`].
+fn missed(logits: &[i16], width: usize, height: usize, threshold: i16, points: &[Point]) -> Vec<Point> {
+    let span =
+        |at: u32, side: usize| at.saturating_sub(REACH) as usize..(at.saturating_add(REACH) as usize + 1).min(side);
+    let fires = |p: &Point| span(p.y, height).any(|y| span(p.x, width).any(|x| logits[y * width + x] > threshold));
+    points.iter().filter(|p| !fires(p)).copied().collect()
 }
 
 #[cfg(test)]
@@ -65,8 +97,20 @@ mod tests {
         // The first point is 3 px right of the second detection's box, the other 4 px left of the third's.
         let points = [Point { x: 15, y: 10 }, Point { x: 26, y: 10 }];
         let places = |away| far(&found, &points, away).into_iter().map(|p| (p.x, p.y)).collect::<Vec<_>>();
-        assert_eq!(places(3), [(30, 10), (50, 60)]);
+        assert_eq!(places(3), [(50, 60), (30, 10), (50, 60)]);
         assert_eq!(places(4), [(50, 60)]);
-        assert_eq!(places(2), [(10, 10), (30, 10), (50, 60)]);
+        assert_eq!(places(2), [(50, 60), (10, 10), (30, 10), (50, 60)]);
+    }
+
+    #[test]
+    fn a_point_without_a_logit_above_the_threshold_two_pixels_around_is_missed() {
+        // 8 × 4 with one pixel of 5 at (6, 1).
+        let mut logits = [0i16; 32];
+        logits[8 + 6] = 5;
+        let points = [(7, 3), (4, 0), (3, 1), (6, 1)].map(|(x, y)| Point { x, y });
+        let places = |t| missed(&logits, 8, 4, t, &points).into_iter().map(|p| (p.x, p.y)).collect::<Vec<_>>();
+        assert_eq!(places(4), [(3, 1)]);
+        assert_eq!(places(5), [(7, 3), (4, 0), (3, 1), (6, 1)]);
+        assert_eq!(places(-1), []);
     }
 }

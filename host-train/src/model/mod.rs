@@ -3,6 +3,7 @@
 pub mod network;
 pub mod params;
 pub mod state;
+pub mod widen;
 
 pub use network::{Mode, Msda, Outputs, input_tensor};
 pub use state::{ModelInfo, StateDict};

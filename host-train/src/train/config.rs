@@ -57,7 +57,7 @@ impl Default for ModelConfig {
 }
 
 /// The named channel widths of METHOD §1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Widths {
     /// 4, 8, 16, 16, 16: for a microcontroller.

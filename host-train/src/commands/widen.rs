@@ -1,0 +1,42 @@
+//! `gsacp widen`: a wider network that starts where a narrower one has come to.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::model::{ModelInfo, StateDict, widen};
+use crate::train::config::Widths;
+
+/// Make a wider model that computes what a trained one does, to train on from (`gsacp train --init`).
+///
+/// Channels are copied and the weights that read them are shared out unevenly among the copies, so that they become
+/// channels of their own in training.
+#[derive(Args)]
+pub struct Widen {
+    /// The trained model, a float safetensors file.
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// Widths of the new network.
+    #[arg(long, value_enum)]
+    widths: Widths,
+    /// Seed of the shares.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Model file to write.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+impl Widen {
+    /// Runs the command.
+    pub fn run(self) -> Result<()> {
+        let narrow = StateDict::read(&self.model)?;
+        let wide = widen::widen(&narrow, self.widths.channels(), self.seed)
+            .with_context(|| self.model.display().to_string())?;
+        wide.write(&self.out)?;
+        let info = ModelInfo::read_from(&wide.metadata)?;
+        println!("{}: widths {:?}, {} parameters", self.out.display(), info.widths, info.graph()?.parameters());
+        Ok(())
+    }
+}
