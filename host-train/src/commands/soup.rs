@@ -45,6 +45,9 @@ pub struct SoupArgs {
     /// Training batches that statistics are measured on.
     #[arg(long, value_name = "N", default_value_t = 64)]
     batches: usize,
+    /// Write half precision: a file of half the size.
+    #[arg(long)]
+    half_precision: bool,
     /// The model to write.
     #[arg(long)]
     out: PathBuf,
@@ -107,6 +110,9 @@ impl SoupArgs {
     /// The first checkpoint's metadata stays, with what the soup is made of.
     fn write(&self, members: &Members, state: StateDict, shares: &[f64], found: &Validation) -> Result<()> {
         let mut state = StateDict { metadata: members.all[0].state.metadata.clone(), ..state };
+        if self.half_precision {
+            state.in_half_precision();
+        }
         let parts: Vec<_> = members
             .all
             .iter()

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use gsacp_core::graph::{self, Graph};
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::Dtype;
 
 use super::params;
 use crate::data::files::write_atomic;
@@ -36,6 +36,9 @@ pub struct ModelInfo {
 
 /// Metadata key of [`ModelInfo`].
 const INFO_KEY: &str = "gsacp.model";
+/// Metadata key that is there, with the value [`HALF`], where a file's tensors are float16.
+const PRECISION_KEY: &str = "gsacp.precision";
+const HALF: &str = "half";
 
 impl ModelInfo {
     /// The network that the weights belong to.
@@ -107,22 +110,28 @@ impl StateDict {
         Ok(state)
     }
 
-    /// Writes the file atomically.
+    /// From now on [`write`](Self::write) rounds every value to half precision: a file of half the size. A command that
+    /// reads the file and writes it again keeps it so.
+    pub fn in_half_precision(&mut self) {
+        self.metadata.insert(PRECISION_KEY.into(), HALF.into());
+    }
+
+    /// Writes the file atomically, in float32 or as [`in_half_precision`](Self::in_half_precision) said. A value that half
+    /// precision cannot hold is an error that names its tensor.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let data: Vec<(&String, Vec<usize>, Vec<u8>)> = self
-            .tensors
-            .iter()
-            .map(|(name, tensor)| {
-                let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-                Ok((name, tensor.dims().to_vec(), values.iter().flat_map(|v| v.to_le_bytes()).collect()))
-            })
-            .collect::<Result<_>>()?;
-        let views = data
-            .iter()
-            .map(|(name, shape, bytes)| Ok((*name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
-            .collect::<Result<Vec<_>>>()?;
+        let half = self.metadata.get(PRECISION_KEY).is_some_and(|precision| precision == HALF);
+        let dtype = if half { DType::F16 } else { DType::F32 };
+        let written = |(name, tensor): (&String, &Tensor)| -> Result<(String, Tensor)> {
+            let tensor = tensor.to_device(&Device::Cpu)?.to_dtype(dtype)?;
+            if half {
+                let largest = tensor.to_dtype(DType::F32)?.abs()?.max_all()?.to_scalar::<f32>()?;
+                ensure!(largest.is_finite(), "{name} is too large for half precision");
+            }
+            Ok((name.clone(), tensor))
+        };
+        let tensors = self.tensors.iter().map(written).collect::<Result<Vec<_>>>()?;
         let metadata = self.metadata.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-        write_atomic(path, &safetensors::serialize(views, Some(metadata))?)
+        write_atomic(path, &safetensors::serialize(tensors, Some(metadata))?)
     }
 
     /// Checks that the dict holds exactly the graph's tensors (beside what only the reference carries).
@@ -196,6 +205,28 @@ mod tests {
         assert_eq!(ModelInfo::read_from(&again.metadata).unwrap().widths, QUARTER);
         assert_eq!(again.tensors.len(), state.tensors.len());
         again.check(&again.infer_graph().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn half_precision_stays_through_reading_and_writing_and_what_it_cannot_hold_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let [single, half, again] = ["a", "b", "c"].map(|name| folder.path().join(name));
+        let mut state = random_state();
+        // 1 + 2⁻¹⁰ is the next float16 after 1; a quarter of that step is rounded away.
+        let value = |t: &StateDict| t.tensors["layer.2.bias"].to_vec1::<f32>().unwrap()[0];
+        state.tensors.insert("layer.2.bias".into(), Tensor::new(&[1.0 + 1.25 / 1024f32], &Device::Cpu).unwrap());
+        state.write(&single).unwrap();
+        state.in_half_precision();
+        state.write(&half).unwrap();
+        let read = StateDict::read(&half).unwrap();
+        assert_eq!((value(&state), value(&read)), (1.0 + 1.25 / 1024.0, 1.0 + 1.0 / 1024.0));
+        read.write(&again).unwrap();
+        let [single, half, again] = [single, half, again].map(|path| std::fs::read(path).unwrap());
+        assert_eq!(half, again);
+        assert!(half.len() * 10 < single.len() * 6, "{} and {}", half.len(), single.len());
+        state.tensors.insert("layer.2.bias".into(), Tensor::new(&[7e4f32], &Device::Cpu).unwrap());
+        let error = state.write(&folder.path().join("d")).unwrap_err().to_string();
+        assert!(error.contains("layer.2.bias is too large"), "{error}");
     }
 
     #[test]

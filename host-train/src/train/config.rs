@@ -106,11 +106,13 @@ pub struct CheckpointConfig {
     pub minutes: f64,
     /// How many of the last epochs keep a checkpoint of their own (`epoch-0042.safetensors`). Default 0.
     pub keep_late: u32,
+    /// Whether models are written in half precision (`last.safetensors`, which a run goes on from, never is). Default false.
+    pub half_precision: bool,
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { minutes: 3.0, keep_late: 0 }
+        Self { minutes: 3.0, keep_late: 0, half_precision: false }
     }
 }
 

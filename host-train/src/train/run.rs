@@ -197,6 +197,9 @@ fn finish_epoch(
 /// Writes the averaged weights as a model, with the configuration and what was measured.
 fn write_model(trainer: &Trainer, path: &Path, validation: Option<&Validation>) -> Result<()> {
     let mut state = trainer.averaged_state()?;
+    if trainer.config().checkpoint.half_precision {
+        state.in_half_precision();
+    }
     state.metadata.insert("gsacp.config".into(), trainer.progress.config.clone());
     state.metadata.insert("gsacp.code".into(), trainer.progress.code.clone());
     state.metadata.insert("gsacp.data".into(), trainer.progress.data.clone());
