@@ -27,7 +27,7 @@ const BATCHES: [[usize; 3]; 3] = [[256, 256, 1], [256, 256, 8], [512, 512, 1]];
 #[derive(Args, Debug)]
 pub struct ModelBench {
     /// Networks: quarter, half, full.
-    #[arg(long, num_args = 1.., default_values = ["quarter", "half", "full"], value_parser = widths)]
+    #[arg(long, value_enum, num_args = 1.., default_values = ["quarter", "half", "full"])]
     widths: Vec<Widths>,
     /// Runs that are measured, after one that is not; the median is printed.
     #[arg(long, default_value_t = 3)]
@@ -91,10 +91,6 @@ impl ModelBench {
         }
         print(&text)
     }
-}
-
-fn widths(text: &str) -> Result<Widths, String> {
-    serde_json::from_value(text.into()).map_err(|_| format!("{text} is no network: quarter, half or full"))
 }
 
 fn noise(shape: [usize; 4], seed: u64) -> Result<Tensor> {
@@ -166,11 +162,10 @@ mod tests {
 
     #[test]
     fn a_random_network_is_measured_in_both_forms() {
-        let graph = msda(widths("quarter").unwrap().channels(), 1);
+        let graph = msda(Widths::Quarter.channels(), 1);
         let model = settled(&graph).unwrap();
         let int8 = Int8Network::from_model(&quantised(&graph, &model).unwrap()).unwrap();
         assert!(candle(&model, [16, 32, 2], 1).unwrap() > 0.0);
         assert!(engine(&int8, [16, 32, 2], 1).unwrap() > 0.0);
-        assert!(widths("double").is_err());
     }
 }
