@@ -130,8 +130,8 @@ unsafe fn tile<const P: usize>(run: &Run<i8>, first: usize, out: *mut i8) {
         sums
     };
     for p in (0..P).step_by(4) {
-        let values = words(requantise(run, core::array::from_fn(|i| sums[(p + i).min(P - 1)])));
-        for (i, word) in values.into_iter().enumerate().take(P - p) {
+        let words = requantise(run, core::array::from_fn(|i| sums[(p + i).min(P - 1)]));
+        for (i, word) in words.into_iter().enumerate().take(P - p) {
             let out = out.wrapping_add((p + i) * run.out_step);
             // SAFETY: the promise of the caller; there are four channels at most.
             unsafe {
@@ -162,11 +162,11 @@ fn sdot<const LANE: usize>(mut sums: int32x4_t, weights: int8x16_t, taps: int8x1
     sums
 }
 
-/// The sums of four pixels rescaled, placed and clamped. `sqdmulh` leaves ⌊sum·factor/2^31⌋, one bit more than the high
+/// The sums of four pixels rescaled, placed and clamped, a word for each. `sqdmulh` leaves ⌊sum·factor/2^31⌋, one bit more than the high
 /// word; a 16-bit value that is saturated is beyond the clamp's range, wherever the zero point is.
 #[inline]
 #[target_feature(enable = "neon")]
-fn requantise(run: &Run<i8>, sums: [int32x4_t; 4]) -> int8x16_t {
+fn requantise(run: &Run<i8>, sums: [int32x4_t; 4]) -> [u32; 4] {
     let constants = run.constants;
     // SAFETY: four values each.
     let (factor, shift) = unsafe { (vld1q_s32(constants.factor.as_ptr()), vld1q_s32(constants.shift.as_ptr())) };
@@ -175,13 +175,7 @@ fn requantise(run: &Run<i8>, sums: [int32x4_t; 4]) -> int8x16_t {
     let [a, b, c, d] = sums.map(|sums| vrshlq_s32(vqdmulhq_s32(sums, factor), shift));
     let place = |a, b| vqaddq_s16(vqmovn_high_s32(vqmovn_s32(a), b), vdupq_n_s16(zero.into()));
     let values = vqmovn_high_s16(vqmovn_s16(place(a, b)), place(c, d));
-    vminq_s8(vmaxq_s8(values, vdupq_n_s8(low)), vdupq_n_s8(high))
-}
-
-#[inline]
-#[target_feature(enable = "neon")]
-fn words(values: int8x16_t) -> [u32; 4] {
-    let words = vreinterpretq_u32_s8(values);
+    let words = vreinterpretq_u32_s8(vminq_s8(vmaxq_s8(values, vdupq_n_s8(low)), vdupq_n_s8(high)));
     [vgetq_lane_u32::<0>(words), vgetq_lane_u32::<1>(words), vgetq_lane_u32::<2>(words), vgetq_lane_u32::<3>(words)]
 }
 
