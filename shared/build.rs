@@ -2,7 +2,8 @@
 //! int8 only; `neon` for AArch64, int8 only, and `vnni` for x86-64, int8 and float, where the processor is asked at run
 //! time; `portable` for every other target and with the feature `scalar`.
 //!
-//! Stable Rust shows neither extension of the 32-bit cores in `cfg(target_feature)`, so the target and `-Ctarget-cpu` decide.
+//! Stable Rust shows neither extension of the 32-bit cores in `cfg(target_feature)`, so the target and `-Ctarget-cpu`
+//! decide.
 use std::env;
 
 const HELIUM: [&str; 3] = ["cortex-m52", "cortex-m55", "cortex-m85"];
