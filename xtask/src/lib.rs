@@ -2,6 +2,7 @@
 //!
 //! What a user would want lives in `gsacp`; here is what needs the repository, a cross compiler or an emulator.
 
+pub mod aarch64;
 pub mod aligned;
 pub mod bench;
 pub mod board;

@@ -42,6 +42,21 @@ fn outside(variable: &str, default: &str, must_hold: &str) -> Result<Option<Path
     Ok(None)
 }
 
+/// Whether the toolchain has the target's libraries.
+pub fn has_target(target: &str) -> Result<bool> {
+    let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]).current_dir(root()))?;
+    let folder = Path::new(sysroot.trim()).join("lib/rustlib").join(target).join("lib");
+    let core = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with("libcore-");
+    Ok(std::fs::read_dir(folder).is_ok_and(|entries| entries.flatten().any(|entry| core(&entry.file_name()))))
+}
+
+/// The first line of what a program says of its version; `None` where it does not run.
+pub fn version(program: &str) -> Option<String> {
+    let out = Command::new(program).arg("--version").stderr(Stdio::null()).output().ok()?;
+    let line = String::from_utf8_lossy(&out.stdout).lines().next().unwrap_or_default().to_owned();
+    out.status.success().then_some(line)
+}
+
 /// `cargo` at the repository's root.
 pub fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -35,6 +35,7 @@ impl Stream {
     }
 
     /// In [−1, 1), with all bits of an f32's significand.
+    #[cfg(kernels = "vnni")]
     pub fn reals(&mut self, n: usize) -> Vec<f32> {
         (0..n).map(|_| (self.next() as i32) as f32 / (1u32 << 31) as f32).collect()
     }

@@ -1,15 +1,14 @@
-//! `cargo xtask setup`: the compiler's targets and the emulator.
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+//! `cargo xtask setup`: the compiler's targets and the emulators.
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::board::BOARDS;
-use crate::emulator::QEMU;
-use crate::repository::{output, root, run};
+use crate::repository::{has_target, output, root, run, version};
+use crate::{aarch64, emulator};
 
-/// Install what firmware and emulation need: the boards' compiler targets and QEMU. Does nothing when all is there.
+/// Install what firmware and emulation need: compiler targets and QEMU. Does nothing when all is there.
 #[derive(Args)]
 pub struct Setup {}
 
@@ -17,27 +16,14 @@ impl Setup {
     /// Installs what is missing.
     pub fn run(self) -> Result<()> {
         targets()?;
-        qemu()
+        qemu(emulator::QEMU, "qemu-system-arm")?;
+        for_aarch64()
     }
 }
 
 fn targets() -> Result<()> {
-    let sysroot = PathBuf::from(output(Command::new("rustc").args(["--print", "sysroot"]).current_dir(root()))?.trim());
-    let missing: Vec<&str> = BOARDS
-        .iter()
-        .map(|b| b.target)
-        .filter(|target| {
-            let present = has_core(&sysroot, target);
-            println!("target {target}: {}", if present { "present" } else { "missing" });
-            !present
-        })
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    println!("rustup target add {}", missing.join(" "));
-    let added = Command::new("rustup").args(["target", "add"]).args(&missing).current_dir(root()).status();
-    if added.is_ok_and(|s| s.success()) {
+    let missing = missing(BOARDS.iter().map(|b| b.target))?;
+    if missing.is_empty() || rustup_add(&missing) {
         return Ok(());
     }
     let version = output(Command::new("rustc").arg("--version").current_dir(root()))?;
@@ -50,30 +36,55 @@ fn targets() -> Result<()> {
         .arg(source)
         .args(&missing)
         .current_dir(root()))?;
-    match missing.iter().find(|target| !has_core(&sysroot, target)) {
-        Some(target) => bail!("{target} is still missing from {}", sysroot.display()),
-        None => Ok(()),
+    for target in missing {
+        if !has_target(target)? {
+            bail!("{target} is still missing from the toolchain");
+        }
     }
+    Ok(())
 }
 
-fn has_core(sysroot: &std::path::Path, target: &str) -> bool {
-    let folder = sysroot.join("lib/rustlib").join(target).join("lib");
-    std::fs::read_dir(folder).is_ok_and(|entries| {
-        entries.flatten().any(|e| {
-            let name = e.file_name();
-            name.to_string_lossy().starts_with("libcore-")
-        })
-    })
+/// What the tests of AArch64's kernels need. They are left out where it cannot be had: their target has a standard
+/// library, which rustup alone brings.
+fn for_aarch64() -> Result<()> {
+    let missing = missing([aarch64::TARGET])?;
+    if !missing.is_empty() {
+        rustup_add(&missing);
+    }
+    if let Err(error) = qemu(aarch64::QEMU, "qemu-user") {
+        println!("{error:#}");
+    }
+    if let Some(what) = aarch64::missing()? {
+        println!("{what} cannot be had here: the kernels of AArch64 will not be tested");
+    }
+    Ok(())
 }
 
-fn qemu() -> Result<()> {
-    let version = Command::new(QEMU).arg("--version").stderr(Stdio::null()).output();
-    if let Ok(out) = version.as_ref()
-        && out.status.success()
-    {
-        println!("{QEMU}: {}", String::from_utf8_lossy(&out.stdout).lines().next().unwrap_or("present"));
+/// Those of `targets` that the toolchain lacks.
+fn missing(targets: impl IntoIterator<Item = &'static str>) -> Result<Vec<&'static str>> {
+    let mut missing = Vec::new();
+    for target in targets {
+        let present = has_target(target)?;
+        println!("target {target}: {}", if present { "present" } else { "missing" });
+        if !present {
+            missing.push(target);
+        }
+    }
+    Ok(missing)
+}
+
+/// Whether rustup brought all of them.
+fn rustup_add(targets: &[&str]) -> bool {
+    println!("rustup target add {}", targets.join(" "));
+    Command::new("rustup").args(["target", "add"]).args(targets).current_dir(root()).status().is_ok_and(|s| s.success())
+}
+
+/// Installs an emulator's program from its package.
+fn qemu(program: &str, package: &str) -> Result<()> {
+    if let Some(version) = version(program) {
+        println!("{program}: {version}");
         return Ok(());
     }
-    println!("{QEMU}: missing, installing with apt");
-    run(Command::new("bash").arg(root().join("xtask/scripts/install-qemu-arm.sh")))
+    println!("{program}: missing, installing with apt");
+    run(Command::new("bash").arg(root().join("xtask/scripts/install-qemu.sh")).args([program, package]))
 }

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use super::{parity, setup::Setup, size::Size};
+use crate::aarch64;
 use crate::board::{BOARDS, Board};
 use crate::frames::Selection;
 use crate::model;
@@ -49,6 +50,9 @@ impl Test {
                 for board in &BOARDS {
                     run(&mut board.cargo(&["clippy", "--release", "--locked", "--", "-D", "warnings"]))?;
                 }
+                if aarch64::missing()?.is_none() {
+                    run(&mut aarch64::lints())?;
+                }
                 Ok(())
             })?;
             step("documentation", || {
@@ -60,19 +64,28 @@ impl Test {
             let boards: Vec<&Board> = BOARDS.iter().collect();
             parity::compare(&boards, &model::image(None)?, &Selection::default_images(8).load()?)
         })?;
+        let mut sums = [0; 3];
+        step("kernels on emulated AArch64 processors, with the dot product and without", || {
+            if let Some(what) = aarch64::missing()? {
+                println!("left out: {what} is not here");
+                return Ok(());
+            }
+            aarch64::PROCESSORS.iter().try_for_each(|cpu| tests(&mut aarch64::kernel_tests(cpu), &mut sums))
+        })?;
         // Last, so that a run closes with the count of its tests.
         step("tests, host and emulator", || {
-            let [passed, failed, ignored] = tests(&mut cargo(&["test", "--release", "--workspace", "--locked"]))?;
+            tests(&mut cargo(&["test", "--release", "--workspace", "--locked"]), &mut sums)?;
+            let [passed, failed, ignored] = sums;
             println!("{passed} passed, {failed} failed, {ignored} skipped");
             Ok(())
         })
     }
 }
 
-/// Runs `cargo test`, shows its output, and adds up the counts of its `test result:` lines: passed, failed, ignored.
-fn tests(command: &mut Command) -> Result<[u64; 3]> {
+/// Runs `cargo test`, shows its output, and adds the counts of its `test result:` lines to `sums`: passed, failed, ignored.
+fn tests(command: &mut Command, sums: &mut [u64; 3]) -> Result<()> {
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo test")?;
-    let mut sums = [0; 3];
+    let before = sums[0];
     for line in BufReader::new(child.stdout.take().context("cargo test has no output")?).lines() {
         let line = line.context("the output of cargo test")?;
         println!("{line}");
@@ -81,8 +94,8 @@ fn tests(command: &mut Command) -> Result<[u64; 3]> {
         }
     }
     ensure!(child.wait()?.success(), "a test failed");
-    ensure!(sums[0] > 0, "no test ran");
-    Ok(sums)
+    ensure!(sums[0] > before, "no test ran");
+    Ok(())
 }
 
 /// The three counts of a `test result:` line; zeros for any other.

@@ -254,7 +254,7 @@ fn of_channels(channels: &[ConvChannel]) -> Constants {
 
 #[cfg(test)]
 mod tests {
-    use super::super::model::{DspModel, HeliumModel};
+    use super::super::model::{DspModel, HeliumModel, NeonModel};
     use super::*;
     use crate::kernels::conv::{conv_int8, conv_plain, output_size};
     use crate::kernels::testing::{Scratch, Stream, TestMap, conv_reads, in_bands};
@@ -281,6 +281,21 @@ mod tests {
         assert_eq!(run(0.1, Output::logit()), (Ok(false), true));
     }
 
+    type Layer<'a> = (Window, &'a TestMap<i8>, i8, &'a [i8], &'a [ConvChannel], Output);
+
+    /// What a core's inner loops make of a layer, `band` rows at a time, in working memory full of nonsense.
+    fn over<M: Micro>(layer: Layer, band: usize, empty: &TestMap<i8>) -> Vec<i8> {
+        let (window, input, zero, weights, channels, place) = layer;
+        let nonsense = || Stream(1).i8s(3072).into_iter().map(M::Tap::from).collect::<Vec<_>>();
+        let (mut columns, mut arranged, mut found) = (nonsense(), nonsense(), empty.clone());
+        in_bands(&[input], &mut found, band, conv_reads(window), |maps, mut out| {
+            let buffers = (columns.as_mut_slice(), arranged.as_mut_slice());
+            let done = convolve::<M>(window, &maps[0], zero, weights, channels, place, buffers, &mut out);
+            assert_eq!(done, Ok(true));
+        });
+        found.data
+    }
+
     proptest! {
         #[test]
         fn every_layout_gives_the_plain_kernels_bytes(seed: u64, kernel in prop_oneof![Just(1usize), Just(3), Just(5)],
@@ -297,28 +312,22 @@ mod tests {
                 ConvChannel::folded((stream.next() % 20_001) as i64 - 10_000, w, zero_in, scale).unwrap()
             }).collect();
             let place = Output::int8(zero_out, relu);
-            let empty = TestMap::filled(99i8, output_size(h, stride), output_size(w, stride), cout, gaps.1);
-            let (mut plain, mut own, mut helium, mut dsp) = (empty.clone(), empty.clone(), empty.clone(), empty);
+            let mut plain = TestMap::filled(99i8, output_size(h, stride), output_size(w, stride), cout, gaps.1);
+            let (empty, mut own) = (plain.clone(), plain.clone());
             let (map, zero, mut scratch) = (input.map(), zero_in as i8, Scratch::new(kernel, cin));
             conv_plain(window, map, zero, &weights, &channels, place, scratch.bytes(), plain.map_mut()).unwrap();
             in_bands(&[&input], &mut own, band, conv_reads(window), |maps, out| {
                 conv_int8(window, maps[0], zero, &weights, &channels, place, scratch.bytes(), out).unwrap();
             });
             prop_assert_eq!(&own.data, &plain.data);
-            let (mut a, mut b) = (stream.i8s(3072), stream.i8s(3072));
-            in_bands(&[&input], &mut helium, band, conv_reads(window), |maps, mut out| {
-                let buffers = (a.as_mut_slice(), b.as_mut_slice());
-                let done = convolve::<HeliumModel>(window, &maps[0], zero, &weights, &channels, place, buffers, &mut out);
-                assert_eq!(done, Ok(true));
-            });
-            prop_assert_eq!(&helium.data, &plain.data);
-            let [mut a, mut b] = [a, b].map(|bytes| bytes.into_iter().map(i16::from).collect::<Vec<_>>());
-            in_bands(&[&input], &mut dsp, band, conv_reads(window), |maps, mut out| {
-                let buffers = (a.as_mut_slice(), b.as_mut_slice());
-                let done = convolve::<DspModel>(window, &maps[0], zero, &weights, &channels, place, buffers, &mut out);
-                assert_eq!(done, Ok(true));
-            });
-            prop_assert_eq!(&dsp.data, &plain.data);
+            let layer = (window, &input, zero, weights.as_slice(), channels.as_slice(), place);
+            prop_assert_eq!(&over::<HeliumModel>(layer, band, &empty), &plain.data);
+            prop_assert_eq!(&over::<DspModel>(layer, band, &empty), &plain.data);
+            prop_assert_eq!(&over::<NeonModel>(layer, band, &empty), &plain.data);
+            #[cfg(kernels = "neon")]
+            if super::super::neon::has_dot_product() {
+                prop_assert_eq!(&over::<super::super::neon::Neon>(layer, band, &empty), &plain.data);
+            }
         }
     }
 }

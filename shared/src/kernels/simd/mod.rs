@@ -1,4 +1,4 @@
-//! The int8 kernels for the vector and DSP instructions of Arm microcontrollers and of x86-64, and the float ones of x86-64.
+//! The int8 kernels for the vector and DSP instructions of Arm and of x86-64, and the float ones of x86-64.
 //!
 //! Each int8 kernel gives the bits of its plain twin in the operation's own file, which every other target runs, as does
 //! this one where a layer is outside a fast kernel's range (a factor of a quarter and more, a patch that is too long) or
@@ -8,20 +8,22 @@
 //! The float forms (`x86::float`) round in another order than their plain twins, and are held to the definition within a
 //! stated bound and to a model of plain arrays bit for bit.
 //!
-//! Of Arm, what depends on the core is a handful of inner loops in `helium` and `dsp`, behind safe functions that check
-//! every extent; what walks a map ([`conv`]) is the same code for both, and is tested on the host over a plain model of
-//! them. What x86-64 does is in `x86`.
+//! Of Arm, what depends on the core is a handful of inner loops in `helium`, `dsp` and `neon`, behind safe functions that
+//! check every extent; what walks a map ([`conv`]) is the same code for all, and is tested on the host over a plain model
+//! of them. What x86-64 does is in `x86`.
 
-#[cfg(any(test, kernels = "helium", kernels = "dsp"))]
+#[cfg(any(test, kernels = "helium", kernels = "dsp", kernels = "neon"))]
 mod conv;
 #[cfg(kernels = "dsp")]
 mod dsp;
 #[cfg(kernels = "helium")]
 mod helium;
-#[cfg(any(test, kernels = "helium", kernels = "dsp"))]
+#[cfg(any(test, kernels = "helium", kernels = "dsp", kernels = "neon"))]
 mod micro;
 #[cfg(test)]
 mod model;
+#[cfg(kernels = "neon")]
+mod neon;
 #[cfg(kernels = "vnni")]
 pub(super) mod x86;
 
@@ -29,7 +31,9 @@ pub(super) mod x86;
 pub(super) use dsp::Dsp as Core;
 #[cfg(kernels = "helium")]
 pub(super) use helium::Helium as Core;
-#[cfg(any(kernels = "helium", kernels = "dsp"))]
+#[cfg(kernels = "neon")]
+use neon::Neon as Core;
+#[cfg(any(kernels = "helium", kernels = "dsp", kernels = "neon"))]
 use {
     crate::Error,
     crate::kernels::conv::Window,
@@ -46,7 +50,7 @@ pub(super) const GATE_STEP: usize = 7;
 const GATE_PATCH: usize = 49;
 
 /// See [`conv::convolve`]; a half of the working memory for each buffer.
-#[cfg(any(kernels = "helium", kernels = "dsp"))]
+#[cfg(any(kernels = "helium", kernels = "dsp", kernels = "neon"))]
 #[expect(clippy::too_many_arguments, reason = "the parameters of one layer, as the model image holds them")]
 pub(super) fn convolve(
     window: Window,
@@ -59,6 +63,10 @@ pub(super) fn convolve(
     output: &mut MapMut<i8>,
 ) -> Result<bool, Error> {
     type Tap = <Core as micro::Micro>::Tap;
+    #[cfg(kernels = "neon")]
+    if !neon::has_dot_product() {
+        return Ok(false);
+    }
     let taps = <[Tap]>::mut_from_bytes(scratch.as_mut_bytes()).map_err(|_| Error::Misaligned)?;
     let buffers = taps.split_at_mut_checked(taps.len() / 2).ok_or(Error::Unsupported)?;
     conv::convolve::<Core>(window, input, zero_in, weights, channels, place, buffers, output)

@@ -1,4 +1,4 @@
-//! The inner loops in plain Rust, in the layouts of both cores: what the host's tests run the maps' code over.
+//! The inner loops in plain Rust, in the layouts of every core: what the host's tests run the maps' code over.
 
 use super::micro::{Cells, Micro, Run, ordered};
 
@@ -6,6 +6,8 @@ use super::micro::{Cells, Micro, Run, ordered};
 pub struct HeliumModel;
 /// The layouts of [`super::dsp`].
 pub struct DspModel;
+/// The layouts of `neon`.
+pub struct NeonModel;
 
 macro_rules! model {
     ($name:ident, $tap:ty, $lanes:expr, $group:expr, $column:expr, $order:expr) => {
@@ -45,3 +47,4 @@ macro_rules! model {
 
 model!(HeliumModel, i8, 16, 4, 1, [0, 1, 2, 3]);
 model!(DspModel, i16, 4, 2, 4, [0, 2, 1, 3]);
+model!(NeonModel, i8, 4, 4, 1, [0, 1, 2, 3]);
