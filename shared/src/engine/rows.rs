@@ -49,10 +49,11 @@ impl Rows {
 
     /// Lets `kernel` compute the rows that `output` holds.
     #[cfg(not(feature = "std"))]
+    #[inline(always)]
     pub fn compute<T>(
         &mut self,
         (output, scratch): (MapMut<T>, &mut [i8]),
-        kernel: impl Fn(MapMut<T>, &mut [i8]) -> Result<(), Error>,
+        kernel: impl FnOnce(MapMut<T>, &mut [i8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
         kernel(output, scratch)
     }
