@@ -1,7 +1,9 @@
-//! One frame of 256×256 pixels through both engines on one thread: whole, and the share of every operation.
+//! One frame of 256×256 pixels through both engines on one thread: whole, and the share of every operation; and larger
+//! frames through the int8 engine on one thread and on two.
 //!
-//! `cargo bench -p gsacp-core --bench engines`, with a filter such as `quarter/int8` behind `--`. Weights are random: the
-//! time does not depend on them.
+//! `cargo bench -p gsacp-core --features std --bench engines`, with a filter such as `quarter/int8` or `threads` behind
+//! `--`; without the feature, which is for the second thread, all but `threads`. Weights are random: the time does not
+//! depend on them.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -86,5 +88,32 @@ fn int8(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, int8, float);
+#[cfg(not(feature = "std"))]
+fn threads(_: &mut Criterion) {}
+
+#[cfg(feature = "std")]
+fn threads(criterion: &mut Criterion) {
+    for (name, widths, height, width) in [("half", HALF, 256, 320), ("full", FULL, 256, 256)] {
+        let graph = msda(widths, 1);
+        let plan = plan(&graph, height, width, Element::Int8).expect("multiples of 16");
+        let bytes = model_image(&graph, 1);
+        let image = ModelImage::parse(bytes.bytes()).expect("an image that was just written");
+        let input: Vec<i8> = frame(height, width, 1, 1).iter().map(|&v| image.input().quantise(v)).collect();
+        let mut arena = Aligned::zeroed(plan.arena_len);
+        let engine = Int8Engine::new(&graph, &plan, image, arena.i8s_mut()).expect("an image of this graph");
+        let mut engine = engine.on_two_threads();
+        let mut group = criterion.benchmark_group(format!("threads/{name}/{width}x{height}"));
+        group.sample_size(20).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(3));
+        for threads in [1, 2] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("two threads");
+            let mut run = || {
+                black_box(engine.run(&input).expect("a frame of this size"));
+            };
+            group.bench_function(threads.to_string(), |b| pool.install(|| b.iter(&mut run)));
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, int8, float, threads);
 criterion_main!(benches);

@@ -2,6 +2,9 @@
 #![no_std]
 #![deny(unsafe_code)]
 
+#[cfg(feature = "std")]
+extern crate std;
+
 pub mod confirm;
 pub mod detect;
 pub mod engine;

@@ -2,6 +2,8 @@
 
 mod common;
 
+#[cfg(feature = "std")]
+use common::int8_maps_of;
 use common::{Aligned, activations, float_maps, float_weights, frame, int8_maps, model_image};
 use gsacp_core::Error;
 use gsacp_core::engine::params::{FloatParams, float_params};
@@ -94,6 +96,28 @@ fn int8_maps_are_those_of_an_arena_in_which_nothing_is_shared() {
         let input: Vec<i8> =
             frame(h, w, channels.into(), seed).iter().map(|&grey| quantisation.quantise(grey)).collect();
         let [found, expected] = [&shared, &apart].map(|plan| int8_maps(&graph, plan, &image, &input));
+        for ((node, found), expected) in graph.nodes().iter().zip(&found).zip(&expected) {
+            assert!(found == expected, "{h}×{w}: {}", node.label);
+        }
+    }
+}
+
+/// Whole networks, strips in several bands among them, and maps whose rows do not halve.
+#[cfg(feature = "std")]
+#[test]
+fn two_threads_give_the_bits_of_one() {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    for (widths, channels, h, w, seed) in
+        [(QUARTER, 1, 128, 160, 1), (QUARTER, 1, 240, 112, 2), (HALF, 1, 80, 208, 3), (HALF, 3, 144, 48, 4)]
+    {
+        let graph = msda(widths, channels);
+        let plan = plan(&graph, h, w, Element::Int8).unwrap();
+        let image = model_image(&graph, seed);
+        let quantisation = ModelImage::parse(image.bytes()).unwrap().input();
+        let input: Vec<i8> =
+            frame(h, w, channels.into(), seed).iter().map(|&grey| quantisation.quantise(grey)).collect();
+        let expected = int8_maps(&graph, &plan, &image, &input);
+        let found = pool.install(|| int8_maps_of(&graph, &plan, &image, &input, |engine| engine.on_two_threads()));
         for ((node, found), expected) in graph.nodes().iter().zip(&found).zip(&expected) {
             assert!(found == expected, "{h}×{w}: {}", node.label);
         }

@@ -21,6 +21,7 @@ use gsacp_train::evaluate::thin;
 use gsacp_train::model::{ModelInfo, StateDict};
 use gsacp_train::quantize::{self, QuantizedModel, Source, host::Int8Network};
 use gsacp_train::{export, onnx};
+use xtask::board::SMALL;
 use xtask::repository::{real_images, root, scratch};
 
 /// Side of the frame.
@@ -46,7 +47,7 @@ fn main() -> Result<()> {
     let data = real_images()?;
     let (data, list) = match &data {
         Some(data) => (data.clone(), "val_dev"),
-        None => (xtask::frames::synthetic()?, "val"),
+        None => (xtask::frames::synthetic(SMALL)?, "val"),
     };
     let dataset = Dataset::open(&data, Path::new(list))?;
     for network in [quarter(rounds)?, full(&dataset, rounds)?] {

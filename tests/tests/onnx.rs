@@ -17,6 +17,7 @@ use gsacp_train::export;
 use gsacp_train::model::{ModelInfo, StateDict};
 use gsacp_train::onnx::{of_file, of_float, proto::ModelProto};
 use gsacp_train::quantize::{QuantizedModel, host::Int8Network};
+use xtask::board::SMALL;
 use xtask::repository::{real_images, root};
 
 fn committed(name: &str) -> PathBuf {
@@ -175,7 +176,7 @@ fn frames() -> Vec<PathBuf> {
     let data = real_images().unwrap();
     let (data, list) = match &data {
         Some(data) => (data.clone(), "val_dev"),
-        None => (xtask::frames::synthetic().unwrap(), "val"),
+        None => (xtask::frames::synthetic(SMALL).unwrap(), "val"),
     };
     let dataset = Dataset::open(&data, Path::new(list)).unwrap();
     gsacp_train::evaluate::thin(&dataset.samples, 4).into_iter().map(|sample| sample.image).collect()

@@ -10,11 +10,11 @@ use anyhow::{Context, Result, bail, ensure};
 use gsacp_core::detect::Detection;
 use gsacp_edge::reel::Wanted;
 
-use crate::board::Board;
+use crate::board::{Board, FrameSize};
 use crate::emulator::{self, Load};
-use crate::frames::{Frame, reel};
+use crate::frames::{Frame, common_size, reel};
 
-/// Silence after which a board is given up: a frame takes ten seconds on a quiet machine.
+/// Silence after which a board is given up: a small frame takes ten seconds on a quiet machine.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What a board said of one frame.
@@ -67,16 +67,19 @@ pub struct Input<'a> {
     pub update: &'a [u8],
     /// The bytes of the reel.
     pub reel: &'a [u8],
+    /// Of the frames that the firmware takes.
+    pub size: FrameSize,
 }
 
 /// Builds the board's firmware, runs `frames` through it with `model` in slot A, and returns its report.
 pub fn run(board: &Board, model: &[u8], frames: &[Frame], wanted: Wanted, echo: bool) -> Result<BoardReport> {
-    run_input(board, Input { model, update: &[], reel: &reel(frames, wanted) }, echo)
+    let size = common_size(frames)?;
+    run_input(board, Input { model, update: &[], reel: &reel(frames, wanted), size }, echo)
 }
 
 /// As [`run`], with every byte that the board is given.
 pub fn run_input(board: &Board, input: Input<'_>, echo: bool) -> Result<BoardReport> {
-    let elf = board.build()?;
+    let elf = board.build(input.size)?;
     let folder = tempfile::tempdir().context("cannot create a folder for the emulator")?;
     let place = |name: &str, bytes: &[u8]| -> Result<_> {
         let path = folder.path().join(name);
@@ -98,7 +101,7 @@ pub fn run_input(board: &Board, input: Input<'_>, echo: bool) -> Result<BoardRep
         .collect();
     let mut report = BoardReport::default();
     let mut finished = false;
-    emulator::run(board, &elf, &loads, folder.path(), PATIENCE, |line| {
+    emulator::run(board, &elf, &loads, folder.path(), PATIENCE * input.size.times_small() as u32, |line| {
         if echo {
             println!("  {line}");
         }

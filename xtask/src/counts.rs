@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use gsacp_core::graph::Op;
 use gsacp_edge::reel::Wanted;
 
-use crate::board::{Board, FRAME};
+use crate::board::{Board, FrameSize, SMALL};
 use crate::frames::Frame;
 use crate::repository::root;
 use crate::{bench, host};
@@ -21,25 +21,24 @@ pub struct Layer {
     pub operation: String,
     /// The node's label.
     pub label: String,
-    /// Multiply-accumulates at the boards' frame size.
+    /// Multiply-accumulates at the frame's size.
     pub macs: u64,
     /// Executed instructions.
     pub instructions: u64,
 }
 
-/// Counts every layer of one frame. The counts depend neither on the frame nor, but for factors outside the fast
+/// Counts every layer of one frame of `size`. The counts depend neither on the frame nor, but for factors outside the fast
 /// kernels' range, on the weights.
-pub fn measure(board: &Board, image: &[u8]) -> Result<Vec<Layer>> {
+pub fn measure(board: &Board, image: &[u8], size: FrameSize) -> Result<Vec<Layer>> {
     let graph = host::graph();
-    let pixels = vec![100; usize::from(FRAME.0) * usize::from(FRAME.1)];
-    let frame = [Frame { name: "flat".to_owned(), pixels }];
+    let frame = [Frame { name: "flat".to_owned(), size, pixels: vec![100; size.pixels()] }];
     let report = bench::run(board, image, &frame, Wanted { layers: true, ..Wanted::default() }, false)?;
     let counts = &report.frames.values().next().context("the board did not answer")?.layer_instructions;
     ensure!(counts.len() == graph.nodes().len(), "a layer was not counted");
     let layer = |(node, &instructions): (&gsacp_core::graph::Node, &u64)| Layer {
         operation: operation(&node.op),
         label: node.label.to_string(),
-        macs: graph.node_macs(node, FRAME.1.into(), FRAME.0.into()),
+        macs: graph.node_macs(node, size.height.into(), size.width.into()),
         instructions,
     };
     Ok(graph.nodes().iter().zip(counts.values()).map(layer).collect())
@@ -69,11 +68,11 @@ pub fn table_path(board: &Board) -> PathBuf {
     root().join("xtask/counts").join(format!("{}.txt", board.name))
 }
 
-/// The table of a frame.
+/// The table of a frame of [`SMALL`].
 pub fn table(board: &Board, layers: &[Layer]) -> String {
     let mut text = format!(
-        "# Instructions, instructions per multiply-accumulate, operation and layer of a {}x{} frame.\n# cargo xtask count --board {} --overwrite\n",
-        FRAME.0, FRAME.1, board.name
+        "# Instructions, instructions per multiply-accumulate, operation and layer of a {} frame.\n# cargo xtask count --board {} --overwrite\n",
+        SMALL, board.name
     );
     for layer in layers {
         let (per_mac, operation) = (per_mac(layer.instructions, layer.macs), &layer.operation);

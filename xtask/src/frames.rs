@@ -1,19 +1,16 @@
-//! Real images as the sensor's frames: 160×128 bytes of grey, cut around their first target or resized; and reels of them.
+//! Real images as the sensor's frames: bytes of grey, cut around their first target or resized; and reels of them.
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
-use gsacp_edge::packet::Header;
-use gsacp_edge::reel::{Reel, Wanted};
+use gsacp_edge::packet::{HEADER_BYTES, Header};
+use gsacp_edge::reel::{REEL_HEADER_BYTES, Reel, Wanted};
 use image::GrayImage;
 use image::imageops::{FilterType, crop_imm, replace, resize};
 
-use crate::board::FRAME;
+use crate::board::{FrameSize, SMALL};
 use crate::repository::{gsacp, real_images, run, scratch};
-
-/// What fits into the region of a board's memory that holds the reel.
-const MAX_FRAMES: usize = 800;
 
 /// How an image of another size becomes a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -39,22 +36,26 @@ pub struct Selection {
     /// How an image of another size becomes a frame.
     #[arg(long, value_enum, default_value_t = Fit::Crop)]
     pub fit: Fit,
+    /// Width and height of the frames, and so which of the firmwares runs: 160x128 or 640x512.
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = crate::board::parse_size, default_value_t = SMALL)]
+    pub size: FrameSize,
 }
 
 impl Selection {
     /// The default images: at most `limit` frames, cut.
     pub fn default_images(limit: usize) -> Self {
-        Self { data: None, list: None, limit, fit: Fit::Crop }
+        Self { data: None, list: None, limit, fit: Fit::Crop, size: SMALL }
     }
 
     /// Loads the frames, and says where from.
     pub fn load(&self) -> Result<Vec<Frame>> {
-        ensure!(self.limit > 0 && self.limit <= MAX_FRAMES, "--limit {}: give 1 to {MAX_FRAMES}", self.limit);
+        let most = (self.size.reel_bytes() - REEL_HEADER_BYTES) / (HEADER_BYTES + self.size.pixels());
+        ensure!(self.limit > 0 && self.limit <= most, "--limit {}: give 1 to {most}", self.limit);
         let data = match &self.data {
             Some(path) => path.clone(),
             None => match real_images()? {
                 Some(path) => path,
-                None => synthetic()?,
+                None => synthetic(self.size)?,
             },
         };
         let list = match &self.list {
@@ -65,19 +66,20 @@ impl Selection {
                 .find(|list| data.join("img_idx").join(list).is_file())
                 .with_context(|| format!("{}/img_idx has no val_dev.txt or val.txt: name a --list", data.display()))?,
         };
-        let frames = from_list(&data, &list, self.limit, self.fit)?;
-        println!("{} frames of {}x{} from {} ({})", frames.len(), FRAME.0, FRAME.1, data.display(), list.display());
+        let frames = from_list(&data, &list, self.limit, self.fit, self.size)?;
+        println!("{} frames of {} from {} ({})", frames.len(), self.size, data.display(), list.display());
         Ok(frames)
     }
 }
 
 /// Seeded scenes of the frame's size, made once.
-pub fn synthetic() -> Result<PathBuf> {
-    let folder = scratch("xtask")?.join("synth");
+pub fn synthetic(size: FrameSize) -> Result<PathBuf> {
+    let folder = scratch("xtask")?.join(format!("synth-{size}"));
     if !folder.join("img_idx/val.txt").is_file() {
-        let size = format!("{}x{}", FRAME.0, FRAME.1);
         let mut command = Command::new(gsacp()?);
-        command.args(["data", "synth", "--count", "100", "--seed", "1", "--size", &size, "--out"]).arg(&folder);
+        command
+            .args(["data", "synth", "--count", "100", "--seed", "1", "--size", &size.to_string(), "--out"])
+            .arg(&folder);
         run(&mut command)?;
     }
     Ok(folder)
@@ -87,12 +89,21 @@ pub fn synthetic() -> Result<PathBuf> {
 pub struct Frame {
     /// The image's name in its list.
     pub name: String,
-    /// 160×128 bytes, row by row.
+    /// Width and height.
+    pub size: FrameSize,
+    /// A byte each, row by row.
     pub pixels: Vec<u8>,
 }
 
+/// The size that all of `frames` have.
+pub fn common_size(frames: &[Frame]) -> Result<FrameSize> {
+    let size = frames.first().context("no frame")?.size;
+    ensure!(frames.iter().all(|frame| frame.size == size), "frames of several sizes");
+    Ok(size)
+}
+
 /// The first `limit` images of a list in the SIRST3 layout (`images/`, `masks/`, one name a line).
-pub fn from_list(data: &Path, list: &Path, limit: usize, fit: Fit) -> Result<Vec<Frame>> {
+pub fn from_list(data: &Path, list: &Path, limit: usize, fit: Fit, size: FrameSize) -> Result<Vec<Frame>> {
     let listed = [data.join("img_idx").join(list), data.join(list), list.to_path_buf()];
     let list = listed.iter().find(|p| p.is_file()).with_context(|| {
         format!("no list {}: give a file of {} or a path", list.display(), data.join("img_idx").display())
@@ -100,13 +111,13 @@ pub fn from_list(data: &Path, list: &Path, limit: usize, fit: Fit) -> Result<Vec
     let names = std::fs::read_to_string(list).with_context(|| format!("cannot read {}", list.display()))?;
     let names: Vec<&str> = names.lines().map(str::trim).filter(|n| !n.is_empty()).take(limit).collect();
     ensure!(!names.is_empty(), "{} names no image", list.display());
-    names.into_iter().map(|name| load(data, name, fit)).collect()
+    names.into_iter().map(|name| load(data, name, fit, size)).collect()
 }
 
-fn load(data: &Path, name: &str, fit: Fit) -> Result<Frame> {
+fn load(data: &Path, name: &str, fit: Fit, size: FrameSize) -> Result<Frame> {
     let name = Path::new(name).file_stem().map_or(name.to_owned(), |s| s.to_string_lossy().into_owned());
     let image = open(&find(&data.join("images"), &name)?)?;
-    let (width, height) = (u32::from(FRAME.0), u32::from(FRAME.1));
+    let (width, height) = (u32::from(size.width), u32::from(size.height));
     let frame = match fit {
         _ if image.dimensions() == (width, height) => image,
         Fit::Resize => resize(&image, width, height, FilterType::Triangle),
@@ -116,7 +127,7 @@ fn load(data: &Path, name: &str, fit: Fit) -> Result<Frame> {
             crop_around(&image, target, width, height)
         }
     };
-    Ok(Frame { name, pixels: frame.into_raw() })
+    Ok(Frame { name, size, pixels: frame.into_raw() })
 }
 
 fn find(folder: &Path, name: &str) -> Result<PathBuf> {
@@ -154,7 +165,7 @@ fn crop_around(image: &GrayImage, (x, y): (u32, u32), width: u32, height: u32) -
 pub fn reel(frames: &[Frame], wanted: Wanted) -> Vec<u8> {
     let mut bytes = Reel::header(frames.len() as u32, wanted).to_vec();
     for (sequence, frame) in frames.iter().enumerate() {
-        bytes.extend(Header::describe(sequence as u16, FRAME.0, FRAME.1, &frame.pixels).encode());
+        bytes.extend(Header::describe(sequence as u16, frame.size.width, frame.size.height, &frame.pixels).encode());
         bytes.extend(&frame.pixels);
     }
     bytes

@@ -6,7 +6,6 @@ use gsacp_core::detect::{Detections, Run, Slot, Workspace};
 use gsacp_core::engine::int8::{Int8Engine, View};
 use gsacp_core::graph::{Graph, QUARTER, msda};
 use gsacp_core::image::ModelImage;
-use gsacp_core::plan::{Element, plan};
 use gsacp_edge::network::{EngineNetwork, layer_bytes, threshold};
 use gsacp_edge::packet::crc32;
 use gsacp_edge::reel::{Reel, Wanted};
@@ -15,8 +14,7 @@ use gsacp_edge::{Alarm, Clock, Fault, Sensor, Telemetry, Watchdog};
 
 use crate::aligned::Aligned;
 use crate::bench::{FrameReport, join_band};
-use crate::board::FRAME;
-use crate::frames::{Frame, reel};
+use crate::frames::{Frame, common_size, reel};
 
 /// The network of the boards.
 pub fn graph() -> Graph {
@@ -78,7 +76,8 @@ impl Watchdog for Nothing {
 /// Runs `frames` through the model `image`.
 pub fn run(image: &[u8], frames: &[Frame], wanted: Wanted) -> Result<HostReport> {
     let graph = graph();
-    let plan = plan(&graph, FRAME.1.into(), FRAME.0.into(), Element::Int8).context("the frame's size")?;
+    let size = common_size(frames)?;
+    let plan = size.plan(&graph)?;
     let bytes = Aligned::copy_of(image);
     let image = ModelImage::parse(bytes.bytes()).and_then(|i| i.for_graph(&graph)).context("the model image")?;
     let threshold = threshold(&image);
@@ -98,13 +97,14 @@ pub fn run(image: &[u8], frames: &[Frame], wanted: Wanted) -> Result<HostReport>
             }
         }
     })?;
-    let width = usize::from(FRAME.0);
-    let mut pixels = vec![0; width * usize::from(FRAME.1)];
+    let width = usize::from(size.width);
+    let mut pixels = vec![0; size.pixels()];
     let mut runs = vec![Run::EMPTY; Workspace::runs_for(width)];
     let mut slots = vec![Slot::EMPTY; Workspace::slots_for(width)];
     let mut found = Detections::EMPTY;
     let buffers = Buffers { pixels: &mut pixels, runs: &mut runs, slots: &mut slots, found: &mut found };
-    let mut sensor = Sensor::<MAX_DETECTIONS, MAX_TARGETS>::new(Settings::usual(FRAME, threshold, u64::MAX), buffers)?;
+    let settings = Settings::usual((size.width, size.height), threshold, u64::MAX);
+    let mut sensor = Sensor::<MAX_DETECTIONS, MAX_TARGETS>::new(settings, buffers)?;
     let reel = reel(frames, wanted);
     let mut hardware = Hardware {
         source: Reel::open(&reel)?,

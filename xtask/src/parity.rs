@@ -5,7 +5,7 @@ use gsacp_core::detect::Detection;
 use gsacp_core::graph::Graph;
 
 use crate::bench::FrameReport;
-use crate::board::FRAME;
+use crate::board::FrameSize;
 
 /// What one side answered.
 #[derive(Clone, Copy)]
@@ -25,10 +25,10 @@ pub struct Difference {
     pub what: String,
 }
 
-/// Every difference between two answers; empty when they are the same byte for byte.
-pub fn differences(host: Side<'_>, board: Side<'_>) -> Vec<Difference> {
+/// Every difference between two answers to frames of `size`; empty when they are the same byte for byte.
+pub fn differences(size: FrameSize, host: Side<'_>, board: Side<'_>) -> Vec<Difference> {
     let mut found = Vec::new();
-    let map = usize::from(FRAME.0) * usize::from(FRAME.1) * 2;
+    let map = size.pixels() * 2;
     for (place, (&frame, ours)) in host.frames.iter().enumerate() {
         let mut note = |what: String| found.push(Difference { frame, what });
         let Some(theirs) = board.frames.get(&frame) else {
@@ -38,11 +38,11 @@ pub fn differences(host: Side<'_>, board: Side<'_>) -> Vec<Difference> {
         let slice = |side: Side<'_>| side.logits.get(place * map..(place + 1) * map).map(<[u8]>::to_vec);
         match (slice(host), slice(board)) {
             (Some(a), Some(b)) => {
-                if let Some(text) = first_logit(&a, &b) {
+                if let Some(text) = first_logit(size, &a, &b) {
                     note(text);
                 }
             }
-            (a, b) => note(format!("logit maps: host {}, board {}", size(&a), size(&b))),
+            (a, b) => note(format!("logit maps: host {}, board {}", length(&a), length(&b))),
         }
         if ours.crc != theirs.crc {
             note(format!("CRC-32 of the logit map: host {:08x}, board {:08x}", ours.crc, theirs.crc));
@@ -74,15 +74,15 @@ pub fn differences(host: Side<'_>, board: Side<'_>) -> Vec<Difference> {
     found
 }
 
-fn size(map: &Option<Vec<u8>>) -> String {
+fn length(map: &Option<Vec<u8>>) -> String {
     map.as_ref().map_or("cut short".to_owned(), |m| format!("{} bytes", m.len()))
 }
 
-fn first_logit(host: &[u8], board: &[u8]) -> Option<String> {
+fn first_logit(size: FrameSize, host: &[u8], board: &[u8]) -> Option<String> {
     let differ = host.iter().zip(board).filter(|(a, b)| a != b).count();
     let element = host.chunks_exact(2).zip(board.chunks_exact(2)).position(|(a, b)| a != b)?;
     let value = |map: &[u8]| i16::from_le_bytes([map[2 * element], map[2 * element + 1]]);
-    let width = usize::from(FRAME.0);
+    let width = usize::from(size.width);
     Some(format!(
         "logit map differs in {differ} bytes, first at row {}, column {}: host {}, board {} (of 256ths)",
         element / width,
@@ -115,12 +115,12 @@ pub fn first_layer(host: &FrameReport, board: &FrameReport) -> Option<u16> {
     host.layers.iter().find(|(node, crc)| board.layers.get(node) != Some(crc)).map(|(&node, _)| node)
 }
 
-/// Names the first element in which a layer's outputs (height × width × channels, row by row) differ.
-pub fn first_element(graph: &Graph, node: u16, host: &[u8], board: &[u8]) -> String {
+/// Names the first element in which a layer's outputs (height × width × channels, row by row) of frames of `size` differ.
+pub fn first_element(size: FrameSize, graph: &Graph, node: u16, host: &[u8], board: &[u8]) -> String {
     let Some(layer) = graph.nodes().get(usize::from(node)) else { return format!("no layer {node}") };
     let last = usize::from(node) + 1 == graph.nodes().len();
     let (channels, bytes) = (usize::from(layer.channels), if last { 2 } else { 1 });
-    let width = usize::from(FRAME.0) >> layer.level;
+    let width = usize::from(size.width) >> layer.level;
     let name = format!("layer {node} ({})", layer.label);
     let element = host.chunks(bytes).zip(board.chunks(bytes)).position(|(a, b)| a != b);
     match element {
@@ -147,6 +147,7 @@ pub fn first_element(graph: &Graph, node: u16, host: &[u8], board: &[u8]) -> Str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::board::SMALL;
     use gsacp_core::graph::{QUARTER, msda};
 
     const MAP: usize = 160 * 128 * 2;
@@ -173,7 +174,7 @@ mod tests {
 
     fn compare(board: &BTreeMap<u16, FrameReport>, logits: &[u8]) -> Vec<(u16, String)> {
         let (ours, zeros) = (frames(), vec![0; 2 * MAP]);
-        differences(Side { frames: &ours, logits: &zeros }, Side { frames: board, logits })
+        differences(SMALL, Side { frames: &ours, logits: &zeros }, Side { frames: board, logits })
             .into_iter()
             .map(|d| (d.frame, d.what))
             .collect()
@@ -226,7 +227,7 @@ mod tests {
         // Node 1 is the first convolution: 4 channels at full size.
         let (ours, mut theirs) = (vec![0; 160 * 128 * 4], vec![0; 160 * 128 * 4]);
         theirs[(2 * 160 + 9) * 4 + 3] = 255;
-        let text = first_element(&graph, 1, &ours, &theirs);
+        let text = first_element(SMALL, &graph, 1, &ours, &theirs);
         assert!(text.ends_with("row 2, column 9, channel 3: host 0, board -1"), "{text}");
     }
 }

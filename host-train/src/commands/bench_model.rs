@@ -20,8 +20,8 @@ use crate::quantize::observe::Observations;
 use crate::quantize::{Calibration, QuantizedModel, Record, build, file, groups};
 use crate::train::config::Widths;
 
-/// Height, width and frames of the paper's table.
-const BATCHES: [[usize; 3]; 3] = [[256, 256, 1], [256, 256, 8], [512, 512, 1]];
+/// Height, width and frames of the paper's table, and of a sensor with 320 columns.
+const BATCHES: [[usize; 3]; 4] = [[256, 256, 1], [256, 256, 8], [512, 512, 1], [256, 320, 1]];
 
 /// Options of `bench model`.
 #[derive(Args, Debug)]
@@ -49,8 +49,8 @@ struct Line {
     macs: u64,
     /// candle in float32, all frames in one batch, all threads.
     candle_ms: f64,
-    /// The int8 engine, one frame after the other, one thread.
-    int8_ms: f64,
+    /// The int8 engine, one frame after the other, on one thread and on two.
+    int8_ms: [f64; 2],
 }
 
 impl ModelBench {
@@ -71,7 +71,10 @@ impl ModelBench {
                     parameters: graph.parameters(),
                     macs: graph.macs(height, width) * frames as u64,
                     candle_ms: candle(&model, [height, width, frames], self.runs)?,
-                    int8_ms: engine(&int8, [height, width, frames], self.runs)?,
+                    int8_ms: [
+                        engine(&int8, [height, width, frames], self.runs, 1)?,
+                        engine(&int8, [height, width, frames], self.runs, 2)?,
+                    ],
                 });
             }
         }
@@ -80,13 +83,13 @@ impl ModelBench {
         }
         let threads = rayon::current_num_threads();
         let mut text = format!(
-            "| network | frames | parameters | GMAC | candle float32, {threads} threads, ms | int8 engine, 1 thread, ms |\n\
-             |---|---|---|---|---|---|\n"
+            "| network | frames | parameters | GMAC | candle float32, {threads} threads, ms | int8 engine, 1 thread, ms | 2 threads, ms |\n\
+             |---|---|---|---|---|---|---|\n"
         );
-        for Line { widths, height, width, frames, parameters, macs, candle_ms, int8_ms } in &lines {
+        for Line { widths, height, width, frames, parameters, macs, candle_ms, int8_ms: [one, two] } in &lines {
             let (name, gmac) = (format!("{widths:?}").to_lowercase(), *macs as f64 / 1e9);
             text += &format!(
-                "| {name} | {width}×{height} ×{frames} | {parameters} | {gmac:.2} | {candle_ms:.0} | {int8_ms:.0} |\n"
+                "| {name} | {width}×{height} ×{frames} | {parameters} | {gmac:.2} | {candle_ms:.0} | {one:.0} | {two:.0} |\n"
             );
         }
         print(&text)
@@ -135,13 +138,14 @@ fn candle(model: &Msda, [height, width, frames]: [usize; 3], runs: usize) -> Res
     median_ms(runs, || model.forward(&input, Mode::Eval).map(drop))
 }
 
-fn engine(network: &Int8Network, [height, width, frames]: [usize; 3], runs: usize) -> Result<f64> {
+fn engine(network: &Int8Network, [height, width, frames]: [usize; 3], runs: usize, threads: usize) -> Result<f64> {
     let plan = plan(network.graph(), height, width, Element::Int8)?;
     let mut arena = vec![0u128; plan.arena_len.div_ceil(size_of::<u128>())];
     let arena = <[i8]>::mut_from_bytes(arena.as_mut_bytes()).expect("bytes have no alignment");
-    let mut engine = Int8Engine::new(network.graph(), &plan, network.image()?, arena)?;
+    let mut engine = Int8Engine::new(network.graph(), &plan, network.image()?, arena)?.on_two_threads();
     let frame: Vec<i8> = (0..height * width).map(|i| (i * 37 % 251) as i8).collect();
-    median_ms(runs, || (0..frames).try_for_each(|_| Ok(engine.run(&frame).map(drop)?)))
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+    pool.install(|| median_ms(runs, || (0..frames).try_for_each(|_| Ok(engine.run(&frame).map(drop)?))))
 }
 
 fn median_ms(runs: usize, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
@@ -166,6 +170,6 @@ mod tests {
         let model = settled(&graph).unwrap();
         let int8 = Int8Network::from_model(&quantised(&graph, &model).unwrap()).unwrap();
         assert!(candle(&model, [16, 32, 2], 1).unwrap() > 0.0);
-        assert!(engine(&int8, [16, 32, 2], 1).unwrap() > 0.0);
+        assert!([1, 2].into_iter().all(|threads| engine(&int8, [16, 32, 2], 1, threads).unwrap() > 0.0));
     }
 }

@@ -116,7 +116,7 @@ impl Int8Network {
             input.len() == plan.width * plan.height * usize::from(self.info.input_channels),
             "a frame of another size"
         );
-        let mut engine = Int8Engine::new(&self.graph, &plan, self.image()?, arena)?;
+        let mut engine = Int8Engine::new(&self.graph, &plan, self.image()?, arena)?.on_two_threads();
         Ok(engine.run_with(input, tap)?.to_vec())
     }
 }

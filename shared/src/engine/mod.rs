@@ -8,6 +8,7 @@ mod arena;
 pub mod float;
 pub mod int8;
 pub mod params;
+mod rows;
 
 use crate::graph::Conv;
 use crate::kernels::conv::Window;

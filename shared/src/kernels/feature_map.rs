@@ -294,6 +294,16 @@ impl<'a, T: Copy> MapMut<'a, T> {
         MapMut { data: self.data, shape: self.shape, first: self.first, end: self.end }
     }
 
+    /// The rows above `row`, and those from it on. Errors: it lies outside what the view holds.
+    pub fn split(self, row: usize) -> Result<(MapMut<'a, T>, MapMut<'a, T>), Error> {
+        let MapMut { data, shape, first, end } = self;
+        let above = row.checked_sub(first).filter(|_| row <= end).ok_or(Error::Shape)?;
+        // The last row ends before the gap that would follow its last pixel.
+        let start = (above * shape.width * shape.stride).min(data.len());
+        let (upper, lower) = data.split_at_mut_checked(start).ok_or(Error::Shape)?;
+        Ok((Self::of_rows(upper, shape, first..row)?, Self::of_rows(lower, shape, row..end)?))
+    }
+
     /// The same view, to read.
     pub fn as_map(&self) -> Map<'_, T> {
         Map { data: self.data, shape: self.shape, first: self.first, end: self.end }
@@ -364,8 +374,25 @@ mod tests {
         map.from_mut(3, 1)[0] = 9;
         assert!(map.from_mut(0, 1).is_empty() && map.from_mut(4, 0).is_empty());
         assert_eq!(buffer, [0, 0, 0, 0, 0, 9]);
+        assert!(MapMut::of_rows(&mut buffer, shape, 1..4).unwrap().split(0).is_err());
+        assert!(MapMut::of_rows(&mut buffer, shape, 1..4).unwrap().split(5).is_err());
         assert_eq!(Map::of_rows(&buffer, shape, 3..6).err(), Some(Error::Shape));
         assert!(matches!(Map::of_rows(&buffer, shape, 0..4).err(), Some(Error::WrongLength { .. })));
+    }
+
+    #[test]
+    fn both_parts_of_a_split_view_hold_their_own_rows() {
+        // Rows 2 to 4 of five; a pixel has a gap of one element, and the buffer ends before the last one.
+        let shape = Shape { height: 5, width: 2, channels: 1, stride: 2 };
+        for row in 2..=5 {
+            let mut buffer = [0; 11];
+            let (mut upper, mut lower) = MapMut::of_rows(&mut buffer, shape, 2..5).unwrap().split(row).unwrap();
+            assert_eq!((upper.rows(), lower.rows()), (2..row, row..5));
+            upper.pixels_mut().for_each(|pixel| pixel[0] = 1);
+            lower.pixels_mut().for_each(|pixel| pixel[0] = 2);
+            let of = |y: usize| if y < row { 1 } else { 2 };
+            assert_eq!(buffer, [of(2), 0, of(2), 0, of(3), 0, of(3), 0, of(4), 0, of(4)]);
+        }
     }
 
     #[test]

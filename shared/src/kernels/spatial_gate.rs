@@ -18,6 +18,7 @@ use super::{Map, MapMut, widest};
 use crate::Error;
 use crate::quant::{GateBand, Multiplier, Output, Quantised};
 use core::num::NonZeroU32;
+use core::ops::Range;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Steps of the int8 engine's channel mean per half step of the input.
@@ -60,6 +61,9 @@ pub fn spatial_gate_f32(
     #[cfg_attr(not(kernels = "vnni"), expect(unused_mut))] mut output: MapMut<f32>,
 ) -> Result<(), Error> {
     check(&input, &output)?;
+    if !output.as_map().is_whole() {
+        return Err(Error::Shape);
+    }
     let (weights, bias) = bands_f32(parameters)?;
     #[cfg(kernels = "vnni")]
     if super::simd::x86::float::gate::gate(&input, weights, bias, &mut output)? {
@@ -76,7 +80,8 @@ pub(super) fn sweep_f32(
     scratch: &mut [f32],
     mut output: MapMut<f32>,
 ) -> Result<(), Error> {
-    sweep(input, 0.0, weights, scratch, statistics_f32, |y, x, pixel, sums| {
+    let rows = output.rows();
+    sweep(input, 0.0, rows, weights, scratch, statistics_f32, |y, x, pixel, sums| {
         let sum: f32 = sums.iter().zip(bias).map(|([max, mean], bias)| sigmoid_f32(max + mean + bias)).sum();
         for (out, x) in output.pixels_from_mut(y, x).next().into_iter().flatten().zip(pixel) {
             *out = x * sum;
@@ -97,8 +102,8 @@ pub fn band_gate_f32(
         return Err(Error::Shape);
     }
     let (weights, bias) = bands_f32(parameters)?;
-    let bias = bias.get(band).copied().ok_or(Error::Shape)?;
-    sweep(input, 0.0, weights, scratch, statistics_f32, |y, x, _, sums| {
+    let (bias, rows) = (bias.get(band).copied().ok_or(Error::Shape)?, output.rows());
+    sweep(input, 0.0, rows, weights, scratch, statistics_f32, |y, x, _, sums| {
         let out = output.pixels_from_mut(y, x).next().and_then(|p| p.first_mut());
         if let (Some(out), Some([max, mean])) = (out, sums.get(band)) {
             *out = sigmoid_f32(max + mean + bias);
@@ -114,7 +119,8 @@ fn bands_f32(parameters: &[f32]) -> Result<([&[f32]; 4], [f32; 4]), Error> {
     Ok((bands.each_ref().map(|[weights @ .., _]| weights.as_slice()), bands.each_ref().map(|[.., bias]| *bias)))
 }
 
-/// As [`spatial_gate_f32`], with `weights` `[band][maximum, mean][ky][kx]`; `scale` is scale_in/(scale_out·2^15).
+/// As [`spatial_gate_f32`], with `weights` `[band][maximum, mean][ky][kx]`; `scale` is scale_in/(scale_out·2^15). The
+/// output may hold some rows only; the input must hold all.
 #[expect(clippy::too_many_arguments, reason = "the parameters of one layer, as the model image holds them")]
 pub fn spatial_gate_int8(
     input: Map<i8>,
@@ -192,7 +198,8 @@ impl<'a> Int8Layer<'a> {
     ) -> Result<(), Error> {
         let (zero, logits) = (i32::from(self.zero), self.bands.each_ref().map(Logit::new));
         let statistics = |square: [&[i8]; 4]| statistics_int8(square, zero, self.mean);
-        sweep(input, self.zero, self.weights, scratch, statistics, |y, x, pixel, sums| {
+        let rows = output.rows();
+        sweep(input, self.zero, rows, self.weights, scratch, statistics, |y, x, pixel, sums| {
             let gate: i32 = logits.iter().zip(sums).map(|(logit, sums)| logit.gate(sums)).sum();
             for (out, &x) in output.pixels_from_mut(y, x).next().into_iter().flatten().zip(pixel) {
                 *out = finish((i32::from(x) - zero).wrapping_mul(gate));
@@ -226,8 +233,7 @@ impl Logit {
 }
 
 fn check<T: Copy>(input: &Map<T>, output: &MapMut<T>) -> Result<(), Error> {
-    let whole = input.is_whole() && output.as_map().is_whole();
-    if whole && input.shape().same_size(&output.shape()) { Ok(()) } else { Err(Error::Shape) }
+    if input.is_whole() && input.shape().same_size(&output.shape()) { Ok(()) } else { Err(Error::Shape) }
 }
 
 /// Maximum and mean over the channels of the four bands, from the four pixels of a square.
@@ -273,12 +279,13 @@ fn interleave<T: Copy>([a, b, c, d]: [T; 4], [e, f, g, h]: [T; 4]) -> [T; PLANES
     [a, e, b, f, c, g, d, h]
 }
 
-/// Walks the map row by row: `statistics` of the square above and left of each pixel enter the ring, and `finish` gets
-/// each pixel with its eight sums, `[band][maximum, mean]`, the bias not yet added.
+/// Walks `rows` of the map one by one: `statistics` of the square above and left of each pixel enter the ring, and
+/// `finish` gets each pixel with its eight sums, `[band][maximum, mean]`, the bias not yet added.
 #[cfg_attr(kernels = "vnni", inline(always))]
 fn sweep<S: Copy, T: Tap<Sum: FromBytes + IntoBytes> + From<S> + FromBytes + IntoBytes>(
     input: Map<S>,
     zero: S,
+    rows: Range<usize>,
     weights: [&[S]; 4],
     scratch: &mut [T],
     statistics: impl Fn([&[S]; 4]) -> [T; PLANES],
@@ -295,9 +302,9 @@ fn sweep<S: Copy, T: Tap<Sum: FromBytes + IntoBytes> + From<S> + FromBytes + Int
     let (turned, sums) = rest.split_at_mut_checked(PLANES * PADDED).ok_or(Error::Unsupported)?;
     let sums = <[T::Sum]>::mut_from_bytes(sums.as_mut_bytes()).map_err(|_| Error::Misaligned)?;
 
-    for entering in 0..shape.height + REACH {
+    for entering in rows.start.saturating_sub(REACH)..rows.end + REACH {
         enter_row(&input, entering, zeros, scratch, plane_len, &statistics);
-        let Some(y) = entering.checked_sub(REACH) else { continue };
+        let Some(y) = entering.checked_sub(REACH).filter(|y| rows.contains(y)) else { continue };
         turn(weights, y, turned);
         let row = input.row(y).ok_or(Error::Shape)?;
         let mut pixels = row.pixels();
@@ -365,7 +372,7 @@ fn turn<S: Copy, T: Tap + From<S>>(weights: [&[S]; 4], y: usize, turned: &mut [T
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Stream, TestMap};
+    use super::super::testing::{Stream, TestMap, in_bands};
     use super::*;
     use proptest::prelude::*;
     extern crate std;
@@ -451,7 +458,7 @@ mod tests {
         }
 
         #[test]
-        fn int8_is_the_contract(seed: u64, h in 1usize..12, w in 1usize..12, c in prop_oneof![1usize..6, Just(8), Just(12)], gaps in (0usize..3, 0usize..3),
+        fn int8_is_the_contract(seed: u64, h in 1usize..12, band in 1usize..12, w in 1usize..12, c in prop_oneof![1usize..6, Just(8), Just(12)], gaps in (0usize..3, 0usize..3),
             zeros in [-128i32..=127, -128i32..=127], factor in 1e-6f64..1e-4, bias in -4.0f64..4.0) {
             let mut stream = Stream(seed);
             let zero = zeros[0] as i8;
@@ -462,7 +469,9 @@ mod tests {
             let mut out = TestMap::filled(99i8, h, w, c, gaps.1);
             let mut scratch = vec![7i16; scratch_len(w)];
             let place = Output::int8(zeros[1], false);
-            spatial_gate_int8(input.map(), zero, &weights, &bands, scale, place, &mut scratch, out.map_mut()).unwrap();
+            in_bands(&[&input], &mut out, band, |_| 0..h as isize, |maps, out| {
+                spatial_gate_int8(maps[0], zero, &weights, &bands, scale, place, &mut scratch, out).unwrap();
+            });
             // The mean is the sum times a 31-bit 16/C, rounded once.
             let mean = Multiplier::from_real(16.0 / c as f64).unwrap();
             let round = |numerator: i128, shift: u32| (2 * numerator + (1 << shift)).div_euclid(2 << shift);
@@ -488,7 +497,7 @@ mod tests {
 
         /// Strips, vectors and their tails: the widths at which the kernels for wide vectors change.
         #[test]
-        fn int8_is_its_plain_twin_at_any_width(seed: u64, h in 1usize..12, w in 1usize..300, quads in 1usize..18,
+        fn int8_is_its_plain_twin_at_any_width(seed: u64, h in 1usize..12, band in 1usize..12, w in 1usize..300, quads in 1usize..18,
             odd in 0usize..2, gaps in (0usize..3, 0usize..9), zeros in [-128i32..=127, -128i32..=127], factor in 1e-9f64..1e-4,
             exponent in -12i32..6, relu: bool) {
             let mut stream = Stream(seed);
@@ -501,7 +510,9 @@ mod tests {
             let mut found = TestMap::filled(99i8, h, w, c, gaps.1);
             let (mut plain, mut scratch) = (found.clone(), vec![7i16; scratch_len(w)]);
             let zero = zeros[0] as i8;
-            spatial_gate_int8(input.map(), zero, &weights, &bands, scale, place, &mut scratch, found.map_mut()).unwrap();
+            in_bands(&[&input], &mut found, band, |_| 0..h as isize, |maps, out| {
+                spatial_gate_int8(maps[0], zero, &weights, &bands, scale, place, &mut scratch, out).unwrap();
+            });
             let layer = Int8Layer::new(zero, &weights, &bands, c).unwrap();
             layer.plain(input.map(), scale, place, &mut scratch, plain.map_mut()).unwrap();
             prop_assert_eq!(found.data, plain.data);

@@ -95,11 +95,22 @@ pub fn float_maps(graph: &Graph, plan: &Plan, weights: &[f32], input: &[f32]) ->
 
 /// Every map of an int8 run, dense; the logits, as int16, are the last.
 pub fn int8_maps(graph: &Graph, plan: &Plan, image: &Aligned, input: &[i8]) -> Vec<Vec<i16>> {
+    int8_maps_of(graph, plan, image, input, |engine| engine)
+}
+
+/// As [`int8_maps`], of the engine that `prepare` makes.
+pub fn int8_maps_of(
+    graph: &Graph,
+    plan: &Plan,
+    image: &Aligned,
+    input: &[i8],
+    prepare: impl FnOnce(Int8Engine) -> Int8Engine,
+) -> Vec<Vec<i16>> {
     let mut maps = vec![Vec::new(); graph.nodes().len()];
     let mut arena = Aligned::zeroed(plan.arena_len);
     arena.i8s_mut().fill(99);
     let image = ModelImage::parse(image.bytes()).unwrap();
-    let mut engine = Int8Engine::new(graph, plan, image, arena.i8s_mut()).unwrap();
+    let mut engine = prepare(Int8Engine::new(graph, plan, image, arena.i8s_mut()).unwrap());
     let tap = |id: usize, _: &gsacp_core::graph::Node, view: View| match view {
         View::Int8(map) => maps[id].extend(map.pixels().flatten().map(|&q| i16::from(q))),
         View::Logits(logits) => maps[id].extend(logits),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::board::Board;
+use crate::board::{Board, FrameSize, SMALL};
 use crate::counts::{self, Layer, per_mac};
 use crate::sample::random_image;
 use crate::{host, kernels, model};
@@ -25,8 +25,11 @@ pub struct Count {
     /// Only the convolutions of fixed shapes, one line each.
     #[arg(long)]
     shapes: bool,
+    /// Width and height of the frame: 160x128 or 640x512.
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = crate::board::parse_size, default_value_t = SMALL, conflicts_with = "shapes")]
+    size: FrameSize,
     /// Put the counts into the board's committed table.
-    #[arg(long, conflicts_with_all = ["model", "shapes"])]
+    #[arg(long, conflicts_with_all = ["model", "shapes", "size"])]
     overwrite: bool,
 }
 
@@ -40,18 +43,18 @@ impl Count {
             Some(path) => model::image(Some(path))?,
             None => random_image(&host::graph(), 1, 0)?,
         };
-        let layers = counts::measure(self.board, &image)?;
+        let layers = counts::measure(self.board, &image, self.size)?;
         if self.overwrite {
             let path = counts::table_path(self.board);
             std::fs::write(&path, counts::table(self.board, &layers))
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
-        print(self.board, &layers, self.layers);
+        print(&format!("{} on {}", self.size, self.board.name), &layers, self.layers);
         Ok(())
     }
 }
 
-fn print(board: &Board, layers: &[Layer], each: bool) {
+fn print(frame: &str, layers: &[Layer], each: bool) {
     let total: u64 = layers.iter().map(|layer| layer.instructions).sum();
     let macs: u64 = layers.iter().map(|layer| layer.macs).sum();
     let row = |instructions: u64, macs: u64, what: &str| {
@@ -70,7 +73,7 @@ fn print(board: &Board, layers: &[Layer], each: bool) {
     for (operation, (instructions, macs, count)) in by_operation {
         row(instructions, macs, &format!("{operation}, {count} layers"));
     }
-    row(total, macs, &format!("a frame on {}, {macs} MACs", board.name));
+    row(total, macs, &format!("a frame of {frame}, {macs} MACs"));
 }
 
 fn shapes(board: &Board) -> Result<()> {

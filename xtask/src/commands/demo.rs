@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{parity, run::summarise, setup::Setup};
 use crate::bench;
-use crate::board::BOARDS;
+use crate::board::{BOARDS, SMALL};
 use crate::frames::{Fit, Selection};
 use crate::model;
 use crate::repository::{gsacp, heading, output, root, run, scratch};
@@ -124,6 +124,7 @@ impl Demo {
             list: Some(held_out.clone().into()),
             limit: self.frames,
             fit: Fit::Crop,
+            size: SMALL,
         };
         let frames = selection.load()?;
         let bytes = std::fs::read(&image).with_context(|| format!("cannot read {}", image.display()))?;

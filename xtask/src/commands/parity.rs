@@ -8,7 +8,7 @@ use gsacp_edge::reel::Wanted;
 use super::run::summarise;
 use crate::bench;
 use crate::board::{BOARDS, Board};
-use crate::frames::{Frame, Selection};
+use crate::frames::{Frame, Selection, common_size};
 use crate::host;
 use crate::model;
 use crate::parity::{Difference, Side, differences, first_element, first_layer};
@@ -47,6 +47,7 @@ pub fn compare(boards: &[&Board], image: &[u8], frames: &[Frame]) -> Result<()> 
     for board in boards {
         let report = bench::run(board, image, frames, wanted, false)?;
         let found = differences(
+            common_size(frames)?,
             Side { frames: &host.frames, logits: &host.logits },
             Side { frames: &report.frames, logits: &report.logits },
         );
@@ -74,7 +75,7 @@ pub fn compare(boards: &[&Board], image: &[u8], frames: &[Frame]) -> Result<()> 
 
 /// Runs one frame again on both sides, first with a hash of every layer, then with the first differing layer in full.
 fn locate(board: &Board, image: &[u8], frame: &Frame) -> Result<String> {
-    let frame = std::slice::from_ref(frame);
+    let (size, frame) = (frame.size, std::slice::from_ref(frame));
     let hashes = Wanted { layers: true, ..Wanted::default() };
     let (ours, theirs) = (host::run(image, frame, hashes)?, bench::run(board, image, frame, hashes, false)?);
     let first = |frames: &std::collections::BTreeMap<_, _>| frames.values().next().cloned().context("no answer");
@@ -85,5 +86,5 @@ fn locate(board: &Board, image: &[u8], frame: &Frame) -> Result<String> {
     };
     let full = Wanted { layer: Some(node), ..Wanted::default() };
     let (ours, theirs) = (host::run(image, frame, full)?, bench::run(board, image, frame, full, false)?);
-    Ok(first_element(&host::graph(), node, &ours.layer, &theirs.layer))
+    Ok(first_element(size, &host::graph(), node, &ours.layer, &theirs.layer))
 }

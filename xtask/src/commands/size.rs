@@ -1,9 +1,9 @@
 //! `cargo xtask size`: flash, RAM, arena and stack against each board's budget.
 use anyhow::{Result, bail};
 use clap::Args;
-use gsacp_core::plan::{Element, plan, plan_apart};
+use gsacp_core::plan::{Element, plan_apart};
 
-use crate::board::{BOARDS, Board, FRAME};
+use crate::board::{BOARDS, Board, FrameSize, SMALL};
 use crate::call_graph::Deepest;
 use crate::firmware::Firmware;
 use crate::{host, plan_map};
@@ -20,15 +20,18 @@ pub struct Size {
     /// Draw the whole memory plan: the arena from left to right, node after node from top to bottom.
     #[arg(long)]
     pub(crate) map: bool,
+    /// Width and height of the firmware's frames: 160x128 or 640x512.
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = crate::board::parse_size, default_value_t = SMALL)]
+    pub(crate) size: FrameSize,
 }
 
 impl Size {
     /// Measures, prints, and compares with the budgets.
     pub fn run(self) -> Result<()> {
         let mut over = Vec::new();
-        show_plan(self.map)?;
+        show_plan(self.map, self.size)?;
         for board in BOARDS.iter().filter(|b| self.board.is_none_or(|chosen| chosen == *b)) {
-            report(board, &mut over)?;
+            report(board, self.size, &mut over)?;
         }
         if !over.is_empty() {
             bail!("over budget or forbidden: {}", over.join("; "));
@@ -38,12 +41,12 @@ impl Size {
 }
 
 /// The plan of the boards' arena against its lower bound, and what is alive where it is fullest.
-fn show_plan(map: bool) -> Result<()> {
+fn show_plan(map: bool, size: FrameSize) -> Result<()> {
     let graph = host::graph();
-    let plan = plan(&graph, FRAME.1.into(), FRAME.0.into(), Element::Int8)?;
-    let whole = plan_apart(&graph, FRAME.1.into(), FRAME.0.into(), Element::Int8)?;
+    let plan = size.plan(&graph)?;
+    let whole = plan_apart(&graph, size.height.into(), size.width.into(), Element::Int8)?;
     let (buffers, arena, bound) = (plan_map::buffers(&graph, &plan), plan.arena_len, plan.live_bound);
-    println!("memory plan of the quarter network, {}×{}", FRAME.0, FRAME.1);
+    println!("memory plan of the quarter network, {size}");
     println!("  {arena:>8} bytes of arena; {bound} are alive at one time, the least that any placement needs");
     println!("  {:>8} would be alive at one time if every map were whole", whole.live_bound);
     if map {
@@ -62,16 +65,16 @@ fn show_plan(map: bool) -> Result<()> {
     Ok(())
 }
 
-fn report(board: &Board, over: &mut Vec<String>) -> Result<()> {
-    let firmware = Firmware::read(&board.build()?)?;
+fn report(board: &Board, size: FrameSize, over: &mut Vec<String>) -> Result<()> {
+    let firmware = Firmware::read(&board.build(size)?)?;
     let sizes = firmware.sizes()?;
     let image = gsacp_core::image::image_len(&host::graph()) as u64;
     println!("{} ({})", board.name, board.core);
     let rows = [
         ("flash, without the model", sizes.flash, board.flash_budget),
         ("flash, with the model", sizes.flash + image, FLASH_BUDGET),
-        ("arena", sizes.arena, board.arena_budget),
-        ("other static RAM", sizes.ram.saturating_sub(sizes.arena), board.ram_budget),
+        ("arena", sizes.arena, board.arena_budget * size.times_small()),
+        ("other static RAM", sizes.ram.saturating_sub(sizes.arena), board.ram_budget * size.times_small()),
     ];
     for (what, bytes, budget) in rows {
         let verdict = if bytes <= budget { "" } else { "  OVER" };
@@ -87,7 +90,7 @@ fn report(board: &Board, over: &mut Vec<String>) -> Result<()> {
     );
     over.extend(forbidden.iter().map(|symbol| format!("{}: {symbol}", board.name)));
 
-    let Deepest { bytes, chain } = Firmware::read(&board.build_with_stack_sizes()?)?.deepest_stack()?;
+    let Deepest { bytes, chain } = Firmware::read(&board.build_with_stack_sizes(size)?)?.deepest_stack()?;
     println!("  the deepest chain of calls:");
     for (name, frame) in chain {
         println!("  {frame:>8}  {name}");

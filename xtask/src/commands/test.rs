@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::{parity, setup::Setup, size::Size};
 use crate::aarch64;
-use crate::board::{BOARDS, Board};
+use crate::board::{BOARDS, Board, SMALL};
 use crate::frames::Selection;
 use crate::model;
 use crate::repository::{cargo, fixtures, heading, real_images, run};
@@ -59,7 +59,9 @@ impl Test {
                 run(cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))
             })?;
         }
-        step("firmware: no panic (it links), no allocator, budgets", || Size { board: None, map: false }.run())?;
+        step("firmware: no panic (it links), no allocator, budgets", || {
+            Size { board: None, map: false, size: SMALL }.run()
+        })?;
         step("parity of the committed model on both boards", || {
             let boards: Vec<&Board> = BOARDS.iter().collect();
             parity::compare(&boards, &model::image(None)?, &Selection::default_images(8).load()?)

@@ -20,9 +20,9 @@ use crate::semihosting::{File, Outcome, exit};
 use crate::stack;
 
 /// Width of the sensor's frame, pixels.
-pub const WIDTH: usize = 160;
+pub const WIDTH: usize = if cfg!(feature = "large") { 640 } else { 160 };
 /// Height of the sensor's frame, pixels.
-pub const HEIGHT: usize = 128;
+pub const HEIGHT: usize = if cfg!(feature = "large") { 512 } else { 128 };
 
 /// The network that this firmware runs; an image of another one is refused.
 static GRAPH: Graph = NETWORK;
@@ -54,7 +54,7 @@ pub struct Board {
     pub reel: Region,
     /// Clock of the core in the emulator, MHz.
     pub core_mhz: NonZeroU32,
-    /// Instructions that a frame may take.
+    /// Instructions that a frame may take for each of its pixels.
     pub deadline: u64,
 }
 
@@ -116,7 +116,7 @@ fn play(board: &Board) -> Result<(), Fault> {
         show_layer(wanted, dump.as_ref(), node, view, spent);
         since = clock.now();
     })?;
-    let settings = Settings::usual((WIDTH as u16, HEIGHT as u16), threshold, board.deadline);
+    let settings = Settings::usual((WIDTH as u16, HEIGHT as u16), threshold, board.deadline * (WIDTH * HEIGHT) as u64);
     let mut sensor = Sensor::<MAX_DETECTIONS, MAX_TARGETS>::new(settings, Buffers { pixels, runs, slots, found })?;
     let telemetry = Bench::new(wanted);
     let mut hardware = Hardware { source: reel, alarm: Unwired, clock, watchdog: Patient, telemetry };

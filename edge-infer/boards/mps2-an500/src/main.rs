@@ -12,9 +12,10 @@ static BOARD: Board = unsafe {
     Board {
         slot_a: Region::new(0x0020_0000, 1 << 20),
         slot_b: Region::new(0x0030_0000, 1 << 20),
-        reel: Region::new(0x6000_0000, 16 << 20),
+        // With large frames the variables have the upper half: large/memory.x.
+        reel: Region::new(0x6000_0000, if cfg!(feature = "large") { 8 << 20 } else { 16 << 20 }),
         core_mhz: NonZeroU32::new(25).unwrap(),
-        deadline: 4_000_000_000,
+        deadline: 200_000,
     }
 };
 

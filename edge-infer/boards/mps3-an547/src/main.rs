@@ -14,7 +14,7 @@ static BOARD: Board = unsafe {
         slot_b: Region::new(0x0110_0000, 1 << 20),
         reel: Region::new(0x6000_0000, 16 << 20),
         core_mhz: NonZeroU32::new(32).unwrap(),
-        deadline: 1_500_000_000,
+        deadline: 75_000,
     }
 };
 

@@ -66,7 +66,7 @@ impl Gate {
         bands.iter().all(far).then_some(gate)
     }
 
-    /// The whole map; both are of the same size.
+    /// The rows that `output` holds; the input is whole and of the same size.
     pub fn run(&self, input: &Map<i8>, output: &mut MapMut<i8>) -> Option<()> {
         for x in (0..input.shape().width).step_by(STRIP) {
             // SAFETY: the processor has been asked when the gate was made.
@@ -77,16 +77,20 @@ impl Gate {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     fn strip(&self, input: &Map<i8>, x: usize, output: &mut MapMut<i8>) -> Option<()> {
-        let shape = input.shape();
+        let (shape, held) = (input.shape(), output.rows());
         let count = STRIP.min(shape.width - x);
         let mut ring = Ring([[[0; COLUMNS]; PLANES]; PAIRS]);
         let mut rows = [[0; CHANNELS / 4 * ROW]; 2];
         let planes = quads(shape.channels) * ROW;
         Planes { words: rows[1].get_mut(..planes)?, plane: ROW }.fill(0, ROW, constant(self.zero, shape.channels));
         let mut sums = [[[0; MOST]; 2]; PLANES];
-        let mut entered = 0;
-        // Output rows 2j − 1 and 2j; rows of statistics are counted from the fourth above the map.
-        for j in 0..=shape.height / 2 {
+        // Output rows 2j − 1 and 2j need the rows of statistics from 2j − 4 to 2j + 3; those above the map are zero.
+        let pairs = held.start.div_ceil(2)..=held.end / 2;
+        let mut entered = (2 * pairs.start()).saturating_sub(4);
+        if let Some(before) = entered.checked_sub(1) {
+            self.gather(input, (before, x), count, &mut rows[1]);
+        }
+        for j in pairs {
             while entered <= 2 * j + 3 {
                 let [even, odd] = &mut rows;
                 let (above, here) = if entered % 2 == 0 { (odd, even) } else { (even, odd) };
@@ -103,7 +107,7 @@ impl Gate {
                     }
                 }
                 for row in 0..2 {
-                    let Some(y) = (2 * j + row).checked_sub(1).filter(|&y| y < shape.height) else { continue };
+                    let Some(y) = (2 * j + row).checked_sub(1).filter(|y| held.contains(y)) else { continue };
                     self.finish(input, (y, x + first), pixels, &sums, row, output)?;
                 }
             }
@@ -126,15 +130,7 @@ impl Gate {
         let shape = input.shape();
         let (pair, half) = ((y + 4) / 2 % PAIRS, (y % 2) as u32);
         let quads = quads(shape.channels);
-        if let (Some(row), Some(words)) = (input.row(y), here.get_mut(..quads * ROW)) {
-            // Pixels from the fourth left of the strip on.
-            let (pad, pixels) = (constant(self.zero, shape.channels), count + SIDE);
-            let (before, within) = (4usize.saturating_sub(x).min(pixels), (shape.width + 4 - x).min(pixels));
-            let mut planes = Planes { words, plane: ROW };
-            planes.fill(0, before, pad);
-            planes.copy(&row, x + before - 4, 1, before, within - before);
-            planes.fill(within, pixels, pad);
-        }
+        self.gather(input, (y, x), count, here);
         let zero = i32::from(self.zero) + 128;
         // Columns of the map: of those from the third left of the strip on.
         let columns = 3usize.saturating_sub(x)..(shape.width + 3 - x).min(count + 6);
@@ -159,6 +155,21 @@ impl Gate {
                 }
             }
         }
+    }
+
+    /// Puts the pixels of row `y` into `words`, from the fourth left of the strip on; nothing where the map has no such row.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    fn gather(&self, input: &Map<i8>, (y, x): (usize, usize), count: usize, words: &mut [u32; CHANNELS / 4 * ROW]) {
+        let shape = input.shape();
+        let words = words.get_mut(..quads(shape.channels) * ROW);
+        let (Some(row), Some(words)) = (input.row(y), words) else { return };
+        let (pad, pixels) = (constant(self.zero, shape.channels), count + SIDE);
+        let (before, within) = (4usize.saturating_sub(x).min(pixels), (shape.width + 4 - x).min(pixels));
+        let mut planes = Planes { words, plane: ROW };
+        planes.fill(0, before, pad);
+        planes.copy(&row, x + before - 4, 1, before, within - before);
+        planes.fill(within, pixels, pad);
     }
 
     /// Maximum and mean of the four bands at sixteen columns, in the lower half of each word.
