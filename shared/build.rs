@@ -1,5 +1,5 @@
 //! Chooses the kernels, `cfg(kernels = "…")`: `helium` for cores with MVE, `dsp` for Arm cores with the DSP extension, both
-//! int8 only; `vnni` for x86-64, int8 and float, where the processor is asked at run time; `portable` for every other
+//! int8 only; `vnni` for x86-64, int8 and float, where the processor is asked at run time (AVX-512 VNNI, AVX2 or neither); `portable` for every other
 //! target and with the feature `scalar`.
 //!
 //! Stable Rust shows neither extension in `cfg(target_feature)`, so the target and `-Ctarget-cpu` decide.
