@@ -357,7 +357,7 @@ impl Run<'_> {
         unsafe {
             V::run(
                 #[inline(always)]
-                || self.sums::<V, P, O>(x, o, to),
+                move || self.sums::<V, P, O>(x, o, to),
             );
         }
     }

@@ -67,11 +67,11 @@ impl Planes<'_> {
                 _ if !whole => split_few(from, step, shape.channels, count, to, plane),
                 (4, 4) => V::run(
                     #[inline(always)]
-                    || split_fours::<V>(from, count, to),
+                    move || split_fours::<V>(from, count, to),
                 ),
                 (8, 8) => V::run(
                     #[inline(always)]
-                    || split_eights::<V>(from, count, to, plane),
+                    move || split_eights::<V>(from, count, to, plane),
                 ),
                 _ => {
                     for channel in (0..shape.channels).step_by(16) {
@@ -79,7 +79,7 @@ impl Planes<'_> {
                         let channels = (shape.channels - channel).min(16);
                         V::run(
                             #[inline(always)]
-                            || split_sixteens::<V>(from, step, channels, count, to, plane),
+                            move || split_sixteens::<V>(from, step, channels, count, to, plane),
                         );
                     }
                 }
@@ -111,11 +111,11 @@ pub unsafe fn interleave<V: Vector>(
         match (channels, step) {
             (4, 4) if count >= V::PIXELS => V::run(
                 #[inline(always)]
-                || join_fours::<V>(from, count, out),
+                move || join_fours::<V>(from, count, out),
             ),
             (8, 8) if count >= V::PIXELS => V::run(
                 #[inline(always)]
-                || join_eights::<V>(from, plane, count, out),
+                move || join_eights::<V>(from, plane, count, out),
             ),
             _ => {
                 let whole = if count < V::PIXELS { 0 } else { channels / 16 * 16 };
@@ -123,7 +123,7 @@ pub unsafe fn interleave<V: Vector>(
                     let (from, out) = (from.add(channel / 4 * plane), out.add(channel));
                     V::run(
                         #[inline(always)]
-                        || join_sixteens::<V>(from, plane, count, out, step),
+                        move || join_sixteens::<V>(from, plane, count, out, step),
                     );
                 }
                 for channel in (whole..channels).step_by(4) {
@@ -193,10 +193,10 @@ unsafe fn split_sixteens<V: Vector>(
     to: *mut u32,
     plane: usize,
 ) {
-    let signs: [i8; 16] = core::array::from_fn(|c| if c < channels { i8::MIN } else { 0 });
     // SAFETY: the promise of the caller; channels that are not there are not read.
     unsafe {
-        let flip = V::of_fours(|_| V::pixel(signs.as_ptr(), 16));
+        let signs = V::pixel([i8::MIN; 16].as_ptr(), channels);
+        let flip = V::repeat(signs);
         for first in vectors::<V>(count) {
             let (from, to) = (from.add(first * step), to.add(first));
             // In part l pixel 4l + i.
