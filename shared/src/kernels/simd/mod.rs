@@ -10,7 +10,7 @@
 //!
 //! Of Arm, what depends on the core is a handful of inner loops in `helium` and `dsp`, behind safe functions that check
 //! every extent; what walks a map ([`conv`]) is the same code for both, and is tested on the host over a plain model of
-//! them. What x86-64 does is in `x86`.
+//! them. What x86-64 does is in `x86`, over registers of either width, of which a test takes whichever the processor has.
 
 #[cfg(any(test, kernels = "helium", kernels = "dsp"))]
 mod conv;

@@ -158,8 +158,8 @@ impl Gate {
         }
         let Some(planes) = ring.0.get_mut(pair) else { return };
         if y >= shape.height {
-            for word in planes.as_flattened_mut() {
-                *word = if odd { *word & 0xFFFF } else { 0 };
+            if !odd {
+                planes.as_flattened_mut().fill(0);
             }
             return;
         }
@@ -240,8 +240,8 @@ impl Gate {
                 values[6] = values[6].sub16(V::splat16((4 * zero) as i16));
                 for (plane, value) in planes.iter_mut().zip(values) {
                     let words = plane.as_mut_ptr().add(first);
-                    let lower = V::splat(0xFFFF);
-                    let word = if upper { V::load(words).and(lower).or(value.shl(16)) } else { value.and(lower) };
+                    // The row above left the upper halves zero.
+                    let word = if upper { V::load(words).or(value.shl(16)) } else { value.and(V::splat(0xFFFF)) };
                     word.store(words);
                 }
             }
