@@ -1,6 +1,6 @@
 //! Chooses the kernels, `cfg(kernels = "…")`: `helium` for cores with MVE, `dsp` for Arm cores with the DSP extension, both
 //! int8 only; `neon` for AArch64, int8 only, and `vnni` for x86-64, int8 and float, where the processor is asked at run
-//! time; `portable` for every other target and with the feature `scalar`.
+//! time (of x86-64: AVX-512 VNNI, AVX2 or neither); `portable` for every other target and with the feature `scalar`.
 //!
 //! Stable Rust shows neither extension of the 32-bit cores in `cfg(target_feature)`, so the target and `-Ctarget-cpu`
 //! decide.

@@ -3,7 +3,8 @@
 //!
 //! `cargo bench -p gsacp-core --features std --bench engines`, with a filter such as `quarter/int8` or `threads` behind
 //! `--`; without the feature, which is for the second thread, all but `threads`. Weights are random: the time does not
-//! depend on them.
+//! depend on them. On x86-64 `avx2` and `plain` are the int8 engine as a processor without AVX-512 VNNI, and without AVX2,
+//! runs it: `'(int8|avx2|plain)/frame'` is all three in one run.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -17,6 +18,8 @@ use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use gsacp_core::engine::{FloatEngine, Int8Engine};
 use gsacp_core::graph::{Conv, FULL, Graph, HALF, Op, QUARTER, msda};
 use gsacp_core::image::ModelImage;
+#[cfg(all(target_arch = "x86_64", not(feature = "scalar")))]
+use gsacp_core::kernels::{Level, limit};
 use gsacp_core::plan::{Element, plan};
 
 const SIDE: usize = 256;
@@ -35,11 +38,17 @@ const OPERATIONS: [(&str, Kind); 9] = [
     ("haar", |op| matches!(op, Op::HaarInject)),
 ];
 
-/// Times `run`, which runs a frame and tells its argument of each node as soon as it is done.
-fn measure(group: &mut BenchmarkGroup<WallTime>, graph: &Graph, mut run: impl FnMut(&mut dyn FnMut(usize))) {
+/// Times `run`, which runs a frame and tells its argument of each node as soon as it is done: the frame and its
+/// `operations`.
+fn measure(
+    group: &mut BenchmarkGroup<WallTime>,
+    graph: &Graph,
+    operations: &[(&str, Kind)],
+    mut run: impl FnMut(&mut dyn FnMut(usize)),
+) {
     group.sample_size(10).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1));
     group.bench_function("frame", |b| b.iter(|| run(&mut |_| {})));
-    for (name, kind) in OPERATIONS {
+    for &(name, kind) in operations {
         group.bench_function(name, |b| {
             b.iter_custom(|frames| {
                 let mut time = Duration::ZERO;
@@ -64,7 +73,7 @@ fn float(criterion: &mut Criterion) {
             (float_weights(&graph, 1), frame(SIDE, SIDE, 1, 1), vec![0.0; plan.arena_len]);
         let mut engine = FloatEngine::new(&graph, &plan, &weights, &mut arena).expect("weights of this graph");
         let mut group = criterion.benchmark_group(format!("{name}/f32"));
-        measure(&mut group, &graph, |done| {
+        measure(&mut group, &graph, &OPERATIONS, |done| {
             black_box(engine.run_with(&input, |id, _, _| done(id)).expect("a frame of this size"));
         });
         group.finish();
@@ -72,6 +81,17 @@ fn float(criterion: &mut Criterion) {
 }
 
 fn int8(criterion: &mut Criterion) {
+    engine(criterion, "int8", &OPERATIONS);
+    #[cfg(all(target_arch = "x86_64", not(feature = "scalar")))]
+    for (form, level, operations) in [("avx2", Level::Avx2, OPERATIONS.as_slice()), ("plain", Level::Any, &[])] {
+        if limit(level) == level {
+            engine(criterion, form, operations);
+        }
+        limit(Level::Vnni);
+    }
+}
+
+fn engine(criterion: &mut Criterion, form: &str, operations: &[(&str, Kind)]) {
     for (name, widths) in NETWORKS {
         let graph = msda(widths, 1);
         let plan = plan(&graph, SIDE, SIDE, Element::Int8).expect("a multiple of 16");
@@ -80,8 +100,8 @@ fn int8(criterion: &mut Criterion) {
         let input: Vec<i8> = frame(SIDE, SIDE, 1, 1).iter().map(|&v| image.input().quantise(v)).collect();
         let mut arena = Aligned::zeroed(plan.arena_len);
         let mut engine = Int8Engine::new(&graph, &plan, image, arena.i8s_mut()).expect("an image of this graph");
-        let mut group = criterion.benchmark_group(format!("{name}/int8"));
-        measure(&mut group, &graph, |done| {
+        let mut group = criterion.benchmark_group(format!("{name}/{form}"));
+        measure(&mut group, &graph, operations, |done| {
             black_box(engine.run_with(&input, |id, _, _| done(id)).expect("a frame of this size"));
         });
         group.finish();

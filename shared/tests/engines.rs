@@ -11,6 +11,8 @@ use gsacp_core::engine::{FloatEngine, Int8Engine};
 use gsacp_core::graph::{Graph, HALF, Op, QUARTER, msda};
 use gsacp_core::image::ModelImage;
 use gsacp_core::kernels::conv::{Window, conv_f32};
+#[cfg(all(target_arch = "x86_64", not(feature = "scalar")))]
+use gsacp_core::kernels::{Level, limit};
 use gsacp_core::kernels::{Map, MapMut, Shape, add, haar, max_pool, spatial_gate, squeeze_excite, upsample2};
 use gsacp_core::plan::{Element, Plan, plan, plan_apart};
 
@@ -125,6 +127,26 @@ fn two_threads_give_the_bits_of_one() {
 }
 
 /// Every int8 map within a few of its own steps of the float map, on the frame that it was calibrated on.
+/// Whatever the processor has: every map of the forms for AVX-512 VNNI and AVX2 is the plain kernels'.
+#[cfg(all(target_arch = "x86_64", not(feature = "scalar")))]
+#[test]
+fn int8_maps_are_the_same_at_every_level() {
+    for (widths, h, w, seed) in [(QUARTER, 80, 160, 1), (gsacp_core::graph::FULL, 48, 64, 2)] {
+        let graph = msda(widths, 1);
+        let plan = plan(&graph, h, w, Element::Int8).unwrap();
+        let image = model_image(&graph, seed);
+        let quantisation = ModelImage::parse(image.bytes()).unwrap().input();
+        let input: Vec<i8> = frame(h, w, 1, seed).iter().map(|&grey| quantisation.quantise(grey)).collect();
+        let [plain, avx2, vnni] = [Level::Any, Level::Avx2, Level::Vnni].map(|level| {
+            assert!(limit(level) <= level);
+            int8_maps(&graph, &plan, &image, &input)
+        });
+        for (id, node) in graph.nodes().iter().enumerate() {
+            assert!(avx2[id] == plain[id] && vnni[id] == plain[id], "{h}×{w}: {}", node.label);
+        }
+    }
+}
+
 #[test]
 fn int8_follows_float_through_every_layer() {
     for (widths, seed) in [(QUARTER, 1), (HALF, 2), (QUARTER, 3)] {

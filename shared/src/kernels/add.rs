@@ -23,7 +23,7 @@ pub fn add_int8(
 ) -> Result<(), Error> {
     let [a, b] = fitted(a, b, &output)?;
     #[cfg(kernels = "vnni")]
-    if super::simd::x86::add::add([&a, &b], zeros, scale, place, &mut output).is_some() {
+    if super::simd::x86::add::add(super::level(), [&a, &b], zeros, scale, place, &mut output).is_some() {
         return Ok(());
     }
     if let (Some(scale), Some(place)) = (Int8Sum::new(scale, zeros), Int8Place::new(place)) {

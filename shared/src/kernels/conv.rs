@@ -85,7 +85,16 @@ pub fn conv_int8(
     {
         check(window, &input.shape(), &output.shape(), weights.len(), channels.len())?;
         #[cfg(kernels = "vnni")]
-        let done = super::simd::x86::conv::conv(window, &input, zero_in, weights, channels, place, &mut output)?;
+        let done = super::simd::x86::conv::conv(
+            super::level(),
+            window,
+            &input,
+            zero_in,
+            weights,
+            channels,
+            place,
+            &mut output,
+        )?;
         #[cfg(not(kernels = "vnni"))]
         let done = super::simd::convolve(window, &input, zero_in, weights, channels, place, scratch, &mut output)?;
         if done {

@@ -23,7 +23,9 @@ pub mod upsample2;
 
 pub use feature_map::{Map, MapMut, Shape};
 #[cfg(kernels = "vnni")]
-use simd::x86::widest;
+pub use simd::x86::{Level, limit};
+#[cfg(kernels = "vnni")]
+use simd::x86::{level, widest};
 
 /// Runs `work`, compiled for the widest vectors that the processor has where it is asked at run time.
 #[cfg(not(kernels = "vnni"))]

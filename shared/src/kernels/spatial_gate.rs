@@ -139,7 +139,8 @@ pub fn spatial_gate_int8(
     }
     let layer = Int8Layer::new(zero_in, weights, bands, input.shape().channels)?;
     #[cfg(kernels = "vnni")]
-    if let Some(gate) = super::simd::x86::gate::Gate::new(&layer, input.shape().channels, scale, place) {
+    if let Some(gate) = super::simd::x86::gate::Gate::new(super::level(), &layer, input.shape().channels, scale, place)
+    {
         return gate.run(&input, &mut output).ok_or(Error::Shape);
     }
     layer.plain(input, scale, place, scratch, output)
@@ -155,7 +156,7 @@ pub(super) struct Int8Layer<'a> {
 }
 
 impl<'a> Int8Layer<'a> {
-    fn new(zero: i8, weights: &'a [i8], bands: &'a [GateBand], channels: usize) -> Result<Self, Error> {
+    pub fn new(zero: i8, weights: &'a [i8], bands: &'a [GateBand], channels: usize) -> Result<Self, Error> {
         let bands = bands.try_into().map_err(|_| Error::WrongLength { expected: 4, found: bands.len() })?;
         let wrong = Error::WrongLength { expected: 4 * BAND_WEIGHTS, found: weights.len() };
         let (weights, []) = weights.as_chunks::<BAND_WEIGHTS>() else { return Err(wrong) };
@@ -167,7 +168,7 @@ impl<'a> Int8Layer<'a> {
         Ok(Int8Layer { zero, weights: weights.each_ref().map(|band| band.as_slice()), bands, mean })
     }
 
-    fn plain(
+    pub fn plain(
         &self,
         input: Map<i8>,
         scale: Multiplier,
@@ -493,29 +494,6 @@ mod tests {
                 (i128::from(zeros[1]) + round(product, scale.shift)).clamp(-128, 127) as i8
             };
             out.assert_is(99, exact);
-        }
-
-        /// Strips, vectors and their tails: the widths at which the kernels for wide vectors change.
-        #[test]
-        fn int8_is_its_plain_twin_at_any_width(seed: u64, h in 1usize..12, band in 1usize..12, w in 1usize..300, quads in 1usize..18,
-            odd in 0usize..2, gaps in (0usize..3, 0usize..9), zeros in [-128i32..=127, -128i32..=127], factor in 1e-9f64..1e-4,
-            exponent in -12i32..6, relu: bool) {
-            let mut stream = Stream(seed);
-            let c = 4 * quads + odd;
-            let input = TestMap::new(|n| stream.i8s(n), h, w, c, gaps.0);
-            let weights = stream.weights(4 * BAND_WEIGHTS);
-            let unit = 2f64.powi(exponent) / 1000.0;
-            let bands = [0.3, 1.0, -1.0, 0.5].map(|f| GateBand::new(f, unit, 0.9, 1.3 * f.abs()).unwrap());
-            let (scale, place) = (Multiplier::from_real(factor).unwrap(), Output::int8(zeros[1], relu));
-            let mut found = TestMap::filled(99i8, h, w, c, gaps.1);
-            let (mut plain, mut scratch) = (found.clone(), vec![7i16; scratch_len(w)]);
-            let zero = zeros[0] as i8;
-            in_bands(&[&input], &mut found, band, |_| 0..h as isize, |maps, out| {
-                spatial_gate_int8(maps[0], zero, &weights, &bands, scale, place, &mut scratch, out).unwrap();
-            });
-            let layer = Int8Layer::new(zero, &weights, &bands, c).unwrap();
-            layer.plain(input.map(), scale, place, &mut scratch, plain.map_mut()).unwrap();
-            prop_assert_eq!(found.data, plain.data);
         }
     }
 }

@@ -64,7 +64,7 @@ pub fn upsample2_int8(
     #[cfg(kernels = "vnni")]
     if doubles(shape, output.shape())
         && let Some(scale) = HighWord::new(scale, 32)
-        && super::simd::x86::upsample2::upsample2(&input, zero_in, scale, place, &mut output).is_some()
+        && super::simd::x86::upsample2::upsample2(super::level(), &input, zero_in, scale, place, &mut output).is_some()
     {
         return Ok(());
     }
@@ -79,7 +79,12 @@ pub fn upsample2_int8(
 
 /// `finish` makes an int8 value of the exact sum, which is in units of both denominators.
 #[cfg_attr(kernels = "vnni", inline(always))]
-fn blend_int8(input: Map<i8>, zero: i32, output: MapMut<i8>, finish: impl Fn(i32) -> i8 + Copy) -> Result<(), Error> {
+pub(super) fn blend_int8(
+    input: Map<i8>,
+    zero: i32,
+    output: MapMut<i8>,
+    finish: impl Fn(i32) -> i8 + Copy,
+) -> Result<(), Error> {
     upsample(input, output, |[top, bottom]: [i32; 2], [left, right]: [i32; 2]| {
         move |taps: [i8; 4]| {
             let [a, b, c, d] = taps.map(|v| i32::from(v).wrapping_sub(zero));

@@ -10,7 +10,8 @@
 //!
 //! Of Arm, what depends on the core is a handful of inner loops in `helium`, `dsp` and `neon`, behind safe functions that
 //! check every extent; what walks a map ([`conv`]) is the same code for all, and is tested on the host over a plain model
-//! of them. What x86-64 does is in `x86`.
+//! of them. What x86-64 does is in `x86`, over registers of either width, of which a test takes whichever the processor
+//! has.
 
 #[cfg(any(test, kernels = "helium", kernels = "dsp", kernels = "neon"))]
 mod conv;

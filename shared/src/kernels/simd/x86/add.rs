@@ -1,16 +1,18 @@
-//! The sum of two int8 maps over AVX-512: the fast twin of [`crate::kernels::add`].
+//! The sum of two int8 maps over AVX-512 or AVX2: the fast twin of [`crate::kernels::add`].
 //!
 //! As in [`crate::kernels::rescale::Int8Sum`] the factors are split at bit 16, here into a signed lower half, so that one
 //! `vpmaddwd` makes both products and their sum. Bytes are taken as x + 128.
 
-use core::arch::x86_64::*;
+use core::arch::x86_64::{__m256i, __m512i};
 
-use super::quads::{PIXELS, Planes, interleave, quads};
+use super::Level;
+use super::quads::{Planes, interleave, quads};
 use super::requantise::Place;
+use super::vector::Vector;
 use crate::kernels::{Map, MapMut};
 use crate::quant::{MultiplierPair, Output};
 
-/// Bytes of a vector.
+/// Bytes of the widest vector, a multiple of every other one's.
 const BYTES: usize = 64;
 /// Pixels that are taken apart at one time, where maps have gaps.
 const RUN: usize = 64;
@@ -18,25 +20,23 @@ const RUN: usize = 64;
 const CHANNELS: usize = 128;
 
 /// The sum of two views of the rows that `output` holds; `None`, and nothing written, where a number is outside this
-/// form's range.
+/// form's range. `level` is the highest one that is taken, where the processor has it.
 pub fn add(
+    level: Level,
     [a, b]: [&Map<i8>; 2],
     zeros: [i32; 2],
     scale: MultiplierPair,
     place: Output,
     output: &mut MapMut<i8>,
 ) -> Option<()> {
-    if super::level() < super::Level::Vnni {
-        return None;
-    }
     let sum = Sum::new(zeros, scale, place)?;
     // SAFETY: the processor has been asked.
     unsafe {
-        if let (Some(a), Some(b), Some(out)) = (a.dense(), b.dense(), output.dense_mut()) {
-            sum.dense(a, b, out);
-            return Some(());
+        match level.min(super::level()) {
+            Level::Any => None,
+            Level::Avx2 => sum.maps::<__m256i>(a, b, output),
+            Level::Vnni => sum.maps::<__m512i>(a, b, output),
         }
-        sum.apart(a, b, output)
     }
 }
 
@@ -46,7 +46,7 @@ struct Sum {
     lower: i32,
     upper_offset: i32,
     lower_offset: i32,
-    shift: i32,
+    shift: u64,
     place: Place,
 }
 
@@ -68,41 +68,66 @@ impl Sum {
             lower: pair(lower),
             upper_offset: offset(upper).wrapping_add(half),
             lower_offset: offset(lower),
-            shift: shift as i32,
+            shift: shift.into(),
             place: Place::new(place)?,
         })
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn dense(&self, a: &[i8], b: &[i8], out: &mut [i8]) {
+    /// # Safety
+    /// The processor has the vector's instructions.
+    unsafe fn maps<V: Vector>(&self, a: &Map<i8>, b: &Map<i8>, output: &mut MapMut<i8>) -> Option<()> {
+        // SAFETY: the promise of the caller.
+        unsafe {
+            if let (Some(a), Some(b), Some(out)) = (a.dense(), b.dense(), output.dense_mut()) {
+                V::run(
+                    #[inline(always)]
+                    || self.dense::<V>(a, b, out),
+                );
+                return Some(());
+            }
+            self.apart::<V>(a, b, output)
+        }
+    }
+
+    /// # Safety
+    /// See [`Vector`].
+    #[inline(always)]
+    unsafe fn dense<V: Vector>(&self, a: &[i8], b: &[i8], out: &mut [i8]) {
         let (chunks, rest) = out.as_chunks_mut::<BYTES>();
         let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<BYTES>(), b.as_chunks::<BYTES>());
-        for ((a, b), out) in a.iter().zip(b).zip(chunks) {
-            self.block(a, b, out);
-        }
         let mut last = [[0; BYTES]; 3];
         last[0].iter_mut().zip(a_rest).for_each(|(to, from)| *to = *from);
         last[1].iter_mut().zip(b_rest).for_each(|(to, from)| *to = *from);
-        let [a, b, sums] = &mut last;
-        self.block(a, b, sums);
-        rest.iter_mut().zip(sums).for_each(|(to, from)| *to = *from);
+        // SAFETY: the promise of the caller.
+        unsafe {
+            for ((a, b), out) in a.iter().zip(b).zip(chunks) {
+                self.block::<V>(a, b, out);
+            }
+            let [a, b, sums] = &mut last;
+            self.block::<V>(a, b, sums);
+        }
+        rest.iter_mut().zip(&last[2]).for_each(|(to, from)| *to = *from);
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn block(&self, a: &[i8; BYTES], b: &[i8; BYTES], out: &mut [i8; BYTES]) {
-        let flip = _mm512_set1_epi8(i8::MIN);
-        // SAFETY: all three are a vector.
-        unsafe {
-            let a = _mm512_xor_si512(_mm512_loadu_si512(a.as_ptr().cast()), flip);
-            let b = _mm512_xor_si512(_mm512_loadu_si512(b.as_ptr().cast()), flip);
-            _mm512_storeu_si512(out.as_mut_ptr().cast(), self.of(a, b));
+    /// # Safety
+    /// See [`Vector`].
+    #[inline(always)]
+    unsafe fn block<V: Vector>(&self, a: &[i8; BYTES], b: &[i8; BYTES], out: &mut [i8; BYTES]) {
+        for at in (0..BYTES).step_by(4 * V::PIXELS) {
+            // SAFETY: all three are whole vectors; the promise of the caller.
+            unsafe {
+                let flip = V::splat8(i8::MIN);
+                let (a, b) = (V::load(a.as_ptr().add(at)).xor(flip), V::load(b.as_ptr().add(at)).xor(flip));
+                self.of(a, b).store(out.as_mut_ptr().add(at));
+            }
         }
     }
 
     /// Maps with gaps, by way of planes.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn apart(&self, a: &Map<i8>, b: &Map<i8>, output: &mut MapMut<i8>) -> Option<()> {
+    ///
+    /// # Safety
+    /// The processor has the vector's instructions.
+    unsafe fn apart<V: Vector>(&self, a: &Map<i8>, b: &Map<i8>, output: &mut MapMut<i8>) -> Option<()> {
         let shape = output.shape();
         let mut words = [[0u32; CHANNELS / 4 * RUN]; 2];
         let len = quads(shape.channels) * RUN;
@@ -111,42 +136,91 @@ impl Sum {
         for y in output.rows() {
             for x in (0..shape.width).step_by(RUN) {
                 let count = (shape.width - x).min(RUN);
-                Planes { words: first, plane: RUN }.copy(&a.row(y)?, x, 1, 0, count);
-                Planes { words: second, plane: RUN }.copy(&b.row(y)?, x, 1, 0, count);
-                for (a, b) in first.as_chunks_mut::<PIXELS>().0.iter_mut().zip(second.as_chunks::<PIXELS>().0) {
-                    // SAFETY: both are a vector.
-                    unsafe {
-                        let sum = self.of(_mm512_loadu_si512(a.as_ptr().cast()), _mm512_loadu_si512(b.as_ptr().cast()));
-                        _mm512_storeu_si512(a.as_mut_ptr().cast(), sum);
-                    }
+                let out = output.from_mut(y, x);
+                // SAFETY: the promise of the caller.
+                unsafe {
+                    Planes { words: first, plane: RUN }.copy::<V>(&a.row(y)?, x, 1, 0, count);
+                    Planes { words: second, plane: RUN }.copy::<V>(&b.row(y)?, x, 1, 0, count);
+                    V::run(
+                        #[inline(always)]
+                        || self.planes::<V>(first, second),
+                    );
+                    interleave::<V>(first, RUN, shape.channels, count, out, shape.stride)?;
                 }
-                interleave(first, RUN, shape.channels, count, output.from_mut(y, x), shape.stride)?;
             }
         }
         Some(())
     }
 
-    /// Of 64 bytes each.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn of(&self, a: __m512i, b: __m512i) -> __m512i {
-        let zero = _mm512_setzero_si512();
-        let (a_low, a_high) = (_mm512_unpacklo_epi8(a, zero), _mm512_unpackhi_epi8(a, zero));
-        let (b_low, b_high) = (_mm512_unpacklo_epi8(b, zero), _mm512_unpackhi_epi8(b, zero));
-        let shift = _mm_cvtsi32_si128(self.shift);
-        let sum = |pairs: __m512i| {
-            let upper = _mm512_madd_epi16(pairs, _mm512_set1_epi32(self.upper));
-            let lower = _mm512_madd_epi16(pairs, _mm512_set1_epi32(self.lower));
-            let carry = _mm512_srai_epi32::<16>(_mm512_add_epi32(lower, _mm512_set1_epi32(self.lower_offset)));
-            let whole = _mm512_add_epi32(upper, _mm512_set1_epi32(self.upper_offset));
-            _mm512_sra_epi32(_mm512_add_epi32(whole, carry), shift)
-        };
-        // What is unpacked within lanes comes together within lanes.
-        self.place.together([
-            sum(_mm512_unpacklo_epi16(a_low, b_low)),
-            sum(_mm512_unpackhi_epi16(a_low, b_low)),
-            sum(_mm512_unpacklo_epi16(a_high, b_high)),
-            sum(_mm512_unpackhi_epi16(a_high, b_high)),
-        ])
+    /// The sums of planes whose lengths are a multiple of [`RUN`], in place of the first.
+    ///
+    /// # Safety
+    /// See [`Vector`].
+    #[inline(always)]
+    unsafe fn planes<V: Vector>(&self, a: &mut [u32], b: &[u32]) {
+        for (a, b) in a.as_chunks_mut::<RUN>().0.iter_mut().zip(b.as_chunks::<RUN>().0) {
+            for at in (0..RUN).step_by(V::PIXELS) {
+                // SAFETY: both are whole vectors; the promise of the caller.
+                unsafe {
+                    let a = a.as_mut_ptr().add(at);
+                    self.of(V::load(a), V::load(b.as_ptr().add(at))).store(a);
+                }
+            }
+        }
+    }
+
+    /// Of as many bytes each as a vector has.
+    ///
+    /// # Safety
+    /// See [`Vector`].
+    #[inline(always)]
+    unsafe fn of<V: Vector>(&self, a: V, b: V) -> V {
+        // SAFETY: the promise of the caller.
+        unsafe {
+            let zero = V::splat(0);
+            let (a_low, a_high, b_low, b_high) = (a.low8(zero), a.high8(zero), b.low8(zero), b.high8(zero));
+            // What is unpacked within 128 bits comes together within 128 bits.
+            let mut sums = [a_low.low16(b_low), a_low.high16(b_low), a_high.low16(b_high), a_high.high16(b_high)];
+            for pairs in &mut sums {
+                let (upper, lower) = (pairs.madd16(V::splat(self.upper)), pairs.madd16(V::splat(self.lower)));
+                let carry = lower.add(V::splat(self.lower_offset)).sar(16);
+                *pairs = upper.add(V::splat(self.upper_offset)).add(carry).sar(self.shift);
+            }
+            self.place.together(sums)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::levels;
+    use super::*;
+    use crate::kernels::testing::{Stream, TestMap, in_bands};
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Maps with and without gaps, whole vectors and their tails, both widths: the integer contract's own form.
+        #[test]
+        fn every_form_is_the_contract(seed: u64, h in 1usize..4, band in 1usize..4, w in 1usize..150, c in 1usize..40,
+            gaps in (0usize..3, 0usize..3, 0usize..3), dense: bool, relu: bool,
+            zeros in [-128i32..=127, -128i32..=127, -128i32..=127], exponents in [-16f64..13.9, -30f64..13.9]) {
+            let gaps = if dense { (0, 0, 0) } else { gaps };
+            let mut stream = Stream(seed);
+            let a = TestMap::new(|n| stream.i8s(n), h, w, c, gaps.0);
+            let b = TestMap::new(|n| stream.i8s(n), h, w, c, gaps.1);
+            let scale = MultiplierPair::from_reals(exponents[0].exp2(), exponents[1].exp2()).unwrap();
+            let place = Output::int8(zeros[2], relu);
+            for level in levels() {
+                let mut out = TestMap::filled(99i8, h, w, c, gaps.2);
+                in_bands(&[&a, &b], &mut out, band, |rows| rows, |maps, mut out| {
+                    let zeros = [zeros[0], zeros[1]];
+                    assert!(add(level, [&maps[0], &maps[1]], zeros, scale, place, &mut out).is_some());
+                });
+                out.assert_is(99, |y, x, c| {
+                    let of = |m: &TestMap<i8>, zero| i32::from(m.at(y, x, c, 0)) - zero;
+                    place.place(scale.apply(of(&a, zeros[0]), of(&b, zeros[1]))) as i8
+                });
+            }
+        }
     }
 }

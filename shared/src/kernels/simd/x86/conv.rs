@@ -1,16 +1,20 @@
-//! Convolution over AVX-512 VNNI: the fast twin of [`crate::kernels::conv`].
+//! Convolution over AVX-512 VNNI or AVX2: the fast twin of [`crate::kernels::conv`].
 //!
-//! `vpdpbusd` multiplies four unsigned by four signed bytes into each 32-bit lane. The rows of input that a row of output
-//! needs lie in a ring as planes of [`quads`](super::quads), padding filled in, so that a tap of sixteen neighbouring
-//! pixels is one unaligned load; the weights of an output channel are one word a tap, for all lanes. Rows of one residue
-//! modulo the dilation follow each other, so that each enters the ring once. Activations are x + 128, whose 128·Σw is
-//! taken off the bias.
+//! The rows of input that a row of output needs lie in a ring as planes of [`quads`](super::quads), padding filled in, so
+//! that a tap of neighbouring pixels is one unaligned load. Rows of one residue modulo the dilation follow each other, so
+//! that each enters the ring once. Activations are x + 128, whose 128·Σw is taken off the bias.
+//!
+//! VNNI multiplies four unsigned by four signed bytes into each 32-bit lane (`vpdpbusd`), so that the weights of an output
+//! channel are one word a tap, for all lanes, and lie right in the model image. AVX2 has no such product that is exact: it
+//! takes the even and the odd channels of a quad as halves (`vpmaddwd`), and weights in two words of two halves each.
 
-use core::arch::x86_64::*;
+use core::arch::x86_64::{__m256i, __m512i};
 use core::mem::MaybeUninit;
 
+use super::Level;
 use super::quads::{PIXELS, Planes, constant, interleave, quads};
 use super::requantise::{Factor, Place};
+use super::vector::Vector;
 use crate::Error;
 use crate::kernels::conv::Window;
 use crate::kernels::rescale::HighWord;
@@ -21,8 +25,8 @@ use crate::quant::{ConvChannel, Output};
 const ROOM: usize = 20 * 1024;
 /// Most output channels of one pass over the map.
 const BLOCK: usize = 64;
-/// Weights of a pass whose input channels are not whole quads, filled up.
-const PADDED: usize = 24 * 1024;
+/// Bytes of the weights of a pass that cannot be used where they lie.
+const ARRANGED: usize = 32 * 1024;
 /// Most words of weights of an output channel.
 const TAPS: usize = 1024;
 /// Output pixels whose results are brought together at one time.
@@ -33,8 +37,10 @@ const RESULTS: usize = BLOCK / 4 * MOST;
 const RUN: usize = 512;
 
 /// The rows that `output` holds of a layer whose shapes have been checked; `false`, and nothing written, where it is outside
-/// this form's range.
+/// this form's range. `level` is the highest one that is taken, where the processor has it.
+#[expect(clippy::too_many_arguments, reason = "the parameters of one layer, as the model image holds them")]
 pub fn conv(
+    level: Level,
     window: Window,
     input: &Map<i8>,
     zero_in: i8,
@@ -43,9 +49,11 @@ pub fn conv(
     place: Output,
     output: &mut MapMut<i8>,
 ) -> Result<bool, Error> {
-    if super::level() < super::Level::Vnni {
-        return Ok(false);
-    }
+    let layer = match level.min(super::level()) {
+        Level::Any => return Ok(false),
+        Level::Avx2 => layer::<__m256i>,
+        Level::Vnni => layer::<__m512i>,
+    };
     // SAFETY: the processor has been asked.
     Ok(unsafe { layer(window, input, zero_in, weights, channels, place, output) }.is_some())
 }
@@ -109,8 +117,30 @@ impl Layout {
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn layer(
+/// # Safety
+/// The processor has the vector's instructions.
+unsafe fn layer<V: Vector>(
+    window: Window,
+    input: &Map<i8>,
+    zero_in: i8,
+    weights: &[i8],
+    channels: &[ConvChannel],
+    place: Output,
+    output: &mut MapMut<i8>,
+) -> Option<()> {
+    // SAFETY: the promise of the caller.
+    unsafe {
+        V::run(
+            #[inline(always)]
+            || rows::<V>(window, input, zero_in, weights, channels, place, output),
+        )
+    }
+}
+
+/// # Safety
+/// See [`layer`].
+#[inline(always)]
+unsafe fn rows<V: Vector>(
     window: Window,
     input: &Map<i8>,
     zero_in: i8,
@@ -130,13 +160,17 @@ fn layer(
     let layout = Layout::new(window, from.channels, to.width)?;
     let Window { kernel, stride, dilation } = window;
     let patch = kernel * kernel * from.channels;
-    let whole = from.channels.is_multiple_of(4);
-    let block = if whole { BLOCK } else { (PADDED / (4 * layout.taps)).min(BLOCK) };
+    let arranged = V::PARTS > 1 || !from.channels.is_multiple_of(4);
+    let most = if arranged { ARRANGED / (4 * V::PARTS * layout.taps) } else { BLOCK };
+    let passes = channels.len().div_ceil(most.clamp(1, BLOCK));
+    let block = channels.len().div_ceil(passes.max(1)).next_multiple_of(4).min(most);
     if block == 0 || !channels.iter().all(|channel| HighWord::new(channel.scale, 32).is_some()) {
         return None;
     }
-    let (mut ring, mut offsets, mut padded) = (MaybeUninit::uninit(), [0; 2 * TAPS], None);
-    let words = filled(&mut ring, layout.room(), constant(zero_in, from.channels)[0]);
+    let (mut ring, mut offsets, mut room) = (MaybeUninit::uninit(), [0; 2 * TAPS], MaybeUninit::uninit());
+    let words: &mut [u32] = filled::<_, ROOM>(&mut ring, layout.room(), constant(zero_in, from.channels)[0]);
+    let bytes = if arranged { block * 4 * V::PARTS * layout.taps } else { 0 };
+    let own: &mut [i8] = filled::<_, ARRANGED>(&mut room, bytes, 0);
     layout.offsets(offsets.get_mut(..2 * layout.taps)?);
     let mut results = [0; RESULTS];
 
@@ -147,7 +181,7 @@ fn layer(
         for ((constants, channel), weights) in constants.iter_mut().zip(channels).zip(weights.chunks(patch)) {
             *constants = Constants::new(channel, weights)?;
         }
-        let weights = if whole { weights } else { fill_up(weights, from.channels, padded.insert([0; PADDED])) };
+        let weights = if arranged { arrange::<V>(weights, from.channels, own) } else { weights };
         for x in (0..to.width).step_by(layout.outputs) {
             let count = layout.outputs.min(to.width - x);
             for first_row in rows.clone().take(dilation) {
@@ -158,13 +192,17 @@ fn layer(
                     for row in entered.max(n * stride)..n * stride + kernel {
                         let ring = words.get_mut(row % kernel * layout.row()..)?.get_mut(..layout.row())?;
                         let mut planes = Planes { words: ring, plane: layout.plane };
-                        enter(&layout, input, zero_in, (top + row * dilation, x * stride), count, &mut planes);
+                        // SAFETY: the promise of the caller.
+                        unsafe {
+                            enter::<V>(&layout, input, zero_in, (top + row * dilation, x * stride), count, &mut planes);
+                        }
                     }
                     entered = n * stride + kernel;
                     let offsets = layout.turned(&offsets, n * stride)?;
                     let out = output.from_mut(y, x).get_mut(first..)?;
                     let run = Run { words, offsets, weights, constants: &constants, channels: channels.len(), place };
-                    run.compute(count, to.stride, &mut results, out)?;
+                    // SAFETY: the promise of the caller.
+                    unsafe { run.compute::<V>(count, to.stride, &mut results, out)? };
                 }
             }
         }
@@ -172,34 +210,46 @@ fn layer(
     Some(())
 }
 
-/// The first `len` words, all `value`.
-fn filled(ring: &mut MaybeUninit<[u32; ROOM]>, len: usize, value: u32) -> &mut [u32] {
-    let len = len.min(ROOM);
-    let words = ring.as_mut_ptr().cast::<u32>();
-    // SAFETY: `len` words are in the array, and all of them are written before they are lent.
+/// The first `len` elements, all `value`.
+fn filled<T: Copy, const N: usize>(room: &mut MaybeUninit<[T; N]>, len: usize, value: T) -> &mut [T] {
+    let len = len.min(N);
+    let first = room.as_mut_ptr().cast::<T>();
+    // SAFETY: `len` elements are in the array, and all of them are written before they are lent.
     unsafe {
         for i in 0..len {
-            words.add(i).write(value);
+            first.add(i).write(value);
         }
-        core::slice::from_raw_parts_mut(words, len)
+        core::slice::from_raw_parts_mut(first, len)
     }
 }
 
-/// Weights `[out][ky][kx][in]` with the channels filled up to whole quads; the bytes there meet zero activations.
-fn fill_up<'a>(weights: &[i8], channels: usize, padded: &'a mut [i8]) -> &'a [i8] {
-    let step = channels.next_multiple_of(4);
-    for (to, from) in padded.chunks_mut(step).zip(weights.chunks(channels)) {
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = *from;
+/// Weights `[out][ky][kx][in]` as words of the parts of quads; what fills the last quad up meets zero activations.
+fn arrange<'a, V: Vector>(weights: &[i8], channels: usize, own: &'a mut [i8]) -> &'a [i8] {
+    let quads = weights.chunks(channels.max(1)).flat_map(|tap| tap.chunks(4));
+    for (to, from) in own.chunks_mut(4 * V::PARTS).zip(quads) {
+        let mut quad = [0; 4];
+        quad.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        for (to, word) in to.as_chunks_mut::<4>().0.iter_mut().zip(V::weights(quad)) {
+            *to = word.to_ne_bytes().map(|byte| byte as i8);
         }
     }
-    padded.get(..weights.len() / channels * step).unwrap_or_default()
+    own
 }
 
 /// Puts the columns that `count` outputs need of one input row into the ring. The coordinates are counted from the tap
 /// before all others of the map's first output, so that none is negative.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn enter(layout: &Layout, input: &Map<i8>, zero: i8, (y, x): (usize, usize), count: usize, planes: &mut Planes) {
+///
+/// # Safety
+/// See [`layer`].
+#[inline(always)]
+unsafe fn enter<V: Vector>(
+    layout: &Layout,
+    input: &Map<i8>,
+    zero: i8,
+    (y, x): (usize, usize),
+    count: usize,
+    planes: &mut Planes,
+) {
     let Window { kernel, stride, dilation } = layout.window;
     let (shape, reach) = (input.shape(), (kernel - 1) * dilation / 2);
     let pad = constant(zero, shape.channels);
@@ -212,7 +262,10 @@ fn enter(layout: &Layout, input: &Map<i8>, zero: i8, (y, x): (usize, usize), cou
         let (before, within) = if row.is_some() { (before, within.max(before)) } else { (columns, columns) };
         planes.fill(start, start + before, pad);
         if let (Some(row), true) = (&row, within > before) {
-            planes.copy(row, first + before * stride - reach, stride, start + before, within - before);
+            // SAFETY: the promise of the caller.
+            unsafe {
+                planes.copy::<V>(row, first + before * stride - reach, stride, start + before, within - before);
+            }
         }
         planes.fill(start + within, start + columns, pad);
     }
@@ -238,7 +291,7 @@ struct Run<'a> {
     words: &'a [u32],
     /// Of each tap's word of the first pixel.
     offsets: &'a [u32],
-    /// One word for each tap, channel after channel.
+    /// Words of each tap's parts, channel after channel.
     weights: &'a [i8],
     /// Of each channel, and of others that do not count.
     constants: &'a [Constants; BLOCK],
@@ -248,11 +301,20 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// `count` pixels of all channels, `step` elements apart. `None` where something is not there.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn compute(&self, count: usize, step: usize, results: &mut [u32; RESULTS], out: &mut [i8]) -> Option<()> {
+    ///
+    /// # Safety
+    /// See [`layer`].
+    #[inline(always)]
+    unsafe fn compute<V: Vector>(
+        &self,
+        count: usize,
+        step: usize,
+        results: &mut [u32; RESULTS],
+        out: &mut [i8],
+    ) -> Option<()> {
         let (channels, last) = (self.channels, *self.offsets.iter().max()? as usize);
         let there = last + count.next_multiple_of(PIXELS) <= self.words.len()
-            && self.weights.len() >= 4 * channels * self.offsets.len()
+            && self.weights.len() >= 4 * V::PARTS * channels * self.offsets.len()
             && (1..=BLOCK).contains(&channels);
         if !there {
             return None;
@@ -261,25 +323,26 @@ impl Run<'_> {
             let pixels = (count - x).min(MOST);
             let mut done = 0;
             while done < pixels {
-                let vectors = (pixels - done).div_ceil(PIXELS);
-                let many = channels > 4 && vectors < 4;
+                let vectors = (pixels - done).div_ceil(V::PIXELS).min(V::TILE);
+                let many = channels > 4 && vectors < V::TILE;
                 for o in (0..channels).step_by(if many { 8 } else { 4 }) {
                     // SAFETY: all words of pixels up to `count`, whole vectors taken, and all weights of the channels
                     // are there, as checked; `results` has `MOST` pixels of all quads of as many channels as may be.
                     unsafe {
                         let to = results.as_mut_ptr().add(o / 4 * MOST + done);
                         match (vectors, many) {
-                            (4.., _) => self.tile::<4, 4>(x + done, o, to),
-                            (2.., true) => self.tile::<2, 8>(x + done, o, to),
-                            (2.., false) => self.tile::<2, 4>(x + done, o, to),
-                            (_, true) => self.tile::<1, 8>(x + done, o, to),
-                            (_, false) => self.tile::<1, 4>(x + done, o, to),
+                            (4.., _) => self.tile::<V, 4, 4>(x + done, o, to),
+                            (2.., true) => self.tile::<V, 2, 8>(x + done, o, to),
+                            (2.., false) => self.tile::<V, 2, 4>(x + done, o, to),
+                            (_, true) => self.tile::<V, 1, 8>(x + done, o, to),
+                            (_, false) => self.tile::<V, 1, 4>(x + done, o, to),
                         }
                     }
                 }
-                done += PIXELS * if vectors < 4 { vectors.min(2) } else { 4 };
+                done += V::PIXELS * if vectors < 4 { vectors.min(2) } else { 4 };
             }
-            interleave(results, MOST, channels, pixels, out.get_mut(x * step..)?, step)?;
+            // SAFETY: the promise of the caller.
+            unsafe { interleave::<V>(results, MOST, channels, pixels, out.get_mut(x * step..)?, step)? };
         }
         Some(())
     }
@@ -287,31 +350,50 @@ impl Run<'_> {
     /// The quads of `P` vectors of pixels from pixel `x` on by `O` channels from channel `o` on, to `to`.
     ///
     /// # Safety
-    /// The words of all taps and the weights of all channels are there; `o` is a channel; and `to` has room for the
-    /// vectors, at every `MOST`th word for another quad.
-    #[inline(never)]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn tile<const P: usize, const O: usize>(&self, x: usize, o: usize, to: *mut u32) {
+    /// The processor has the vector's instructions; the words of all taps and the weights of all channels are there; `o`
+    /// is a channel; and `to` has room for the vectors, at every `MOST`th word for another quad.
+    unsafe fn tile<V: Vector, const P: usize, const O: usize>(&self, x: usize, o: usize, to: *mut u32) {
+        // SAFETY: the promise of the caller.
+        unsafe {
+            V::run(
+                #[inline(always)]
+                move || self.sums::<V, P, O>(x, o, to),
+            );
+        }
+    }
+
+    /// What [`Self::tile`] runs.
+    ///
+    /// # Safety
+    /// See there.
+    #[inline(always)]
+    unsafe fn sums<V: Vector, const P: usize, const O: usize>(&self, x: usize, o: usize, to: *mut u32) {
         let words = self.words.as_ptr().wrapping_add(x);
         let constants = self.constants.as_ptr().wrapping_add(o);
         let mut weights = [self.weights.as_ptr().cast::<i32>(); O];
-        let mut sums = [[_mm512_setzero_si512(); P]; O];
         // SAFETY: the promise of the caller; a channel beyond the last one has the weights of the last one once more, and
         // constants of its own.
         unsafe {
+            let mut sums = [[V::splat(0); P]; O];
             for i in 0..O {
-                weights[i] = weights[i].add((o + i).min(self.channels - 1) * self.offsets.len());
-                sums[i] = [_mm512_set1_epi32((*constants.add(i)).bias); P];
+                weights[i] = weights[i].add((o + i).min(self.channels - 1) * V::PARTS * self.offsets.len());
+                sums[i] = [V::splat((*constants.add(i)).bias); P];
             }
             for (t, &offset) in self.offsets.iter().enumerate() {
-                let mut taps = [_mm512_setzero_si512(); P];
+                let mut taps = [V::splat(0); P];
                 for (p, tap) in taps.iter_mut().enumerate() {
-                    *tap = _mm512_loadu_si512(words.add(offset as usize + p * PIXELS).cast());
+                    *tap = V::load(words.add(offset as usize + p * V::PIXELS));
                 }
-                for i in 0..O {
-                    let weight = _mm512_set1_epi32(weights[i].add(t).read_unaligned());
-                    for p in 0..P {
-                        sums[i][p] = _mm512_dpbusd_epi32(sums[i][p], taps[p], weight);
+                for part in 0..V::PARTS {
+                    let mut of = taps;
+                    for tap in &mut of {
+                        *tap = tap.part(part);
+                    }
+                    for i in 0..O {
+                        let weight = V::splat(weights[i].add(V::PARTS * t + part).read_unaligned());
+                        for p in 0..P {
+                            sums[i][p] = sums[i][p].dot(of[p], weight);
+                        }
                     }
                 }
             }
@@ -319,11 +401,11 @@ impl Run<'_> {
             macro_rules! finish {
                 ($($p:literal $q:literal),*) => {$(
                     if $p < P && 4 * $q < O {
-                        let mut of = [_mm512_setzero_si512(); 4];
+                        let mut of = [V::splat(0); 4];
                         for i in 0..4 {
                             of[i] = (*constants.add(4 * $q + i)).factor.apply(sums[4 * $q + i][$p]);
                         }
-                        _mm512_storeu_si512(to.add($q * MOST + $p * PIXELS).cast(), self.place.quad(of));
+                        self.place.quad(of).store(to.add($q * MOST + $p * V::PIXELS));
                     }
                 )*};
             }
@@ -334,6 +416,7 @@ impl Run<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::levels;
     use super::*;
     use crate::kernels::conv::{conv_plain, output_size};
     use crate::kernels::testing::{Scratch, Stream, TestMap, conv_reads, in_bands};
@@ -346,26 +429,58 @@ mod tests {
     fn a_layer_outside_the_range_is_left_alone() {
         let input = TestMap::filled(1i8, 4, 4, 4, 0);
         let window = Window { kernel: 3, stride: 1, dilation: 1 };
-        let run = |factor: f64, place| {
+        let run = |level: Level, factor: f64, place| {
             let channel = [ConvChannel { bias: 0, scale: Multiplier::from_real(factor).unwrap() }];
             let mut out = TestMap::filled(99i8, 4, 4, 1, 0);
-            let done = conv(window, &input.map(), 0, &[1; 36], &channel, place, &mut out.map_mut());
+            let done = conv(level, window, &input.map(), 0, &[1; 36], &channel, place, &mut out.map_mut());
             (done, out.data.iter().all(|&v| v == 99))
         };
-        assert_eq!(run(0.25, Output::int8(0, false)), (Ok(false), true));
-        assert_eq!(run(0.1, Output::logit()), (Ok(false), true));
+        assert_eq!(run(Level::Any, 0.1, Output::int8(0, false)), (Ok(false), true));
+        for level in levels() {
+            assert_eq!(run(level, 0.1, Output::int8(0, false)), (Ok(true), false));
+            assert_eq!(run(level, 0.25, Output::int8(0, false)), (Ok(false), true));
+            assert_eq!(run(level, 0.1, Output::logit()), (Ok(false), true));
+        }
+    }
+
+    /// The largest sums of every sign: sixteen bits do not hold two products.
+    #[test]
+    fn no_sum_saturates() {
+        let window = Window { kernel: 3, stride: 1, dilation: 1 };
+        let scale = Multiplier::from_real(2f64.powi(-17)).unwrap();
+        for (value, weight, zero) in [(127, 127, -128), (-128, 127, 127), (127, -127, -128), (-128, -127, 127)] {
+            let input = TestMap::filled(value as i8, 5, 40, 64, 0);
+            let weights = std::vec![weight as i8; 4 * 9 * 64];
+            let channels = std::vec![ConvChannel::folded(0, &weights[..9 * 64], zero, scale).unwrap(); 4];
+            let mut taps = std::vec![0i32; 5 * 40];
+            for (i, taps) in taps.iter_mut().enumerate() {
+                let side = |at: usize, n: usize| 3 - i32::from(at == 0) - i32::from(at == n - 1);
+                *taps = side(i / 40, 5) * side(i % 40, 40);
+            }
+            for level in levels() {
+                let mut out = TestMap::filled(99i8, 5, 40, 4, 0);
+                let place = Output::int8(0, false);
+                let done =
+                    conv(level, window, &input.map(), zero as i8, &weights, &channels, place, &mut out.map_mut());
+                assert_eq!(done, Ok(true));
+                out.assert_is(99, |y, x, _| {
+                    let sum = 64 * taps[y as usize * 40 + x as usize] * (value - zero) * weight;
+                    ((f64::from(sum) / 131_072.0 + 0.5).floor()).clamp(-128.0, 127.0) as i8
+                });
+            }
+        }
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(192))]
 
-        /// Runs, tiles, vectors and their tails; blocks of output channels; whole and filled-up quads.
+        /// Runs, tiles, vectors and their tails; blocks of output channels; whole and filled-up quads; both widths.
         #[test]
         fn every_tile_gives_the_plain_kernels_bytes(seed: u64, kernel in prop_oneof![Just(1usize), Just(3), Just(5)],
             (stride, dilation) in prop_oneof![Just((1usize, 1usize)), Just((2, 1)), Just((3, 1)), Just((1, 3)), Just((1, 5))],
-            h in 1usize..9, band in 1usize..9, w in prop_oneof![1usize..40, 40usize..180], cin in prop_oneof![1usize..20, 20usize..70],
-            cout in prop_oneof![1usize..20, 60usize..70], gaps in (0usize..3, 0usize..13), zero_in in -128i32..=127,
-            zero_out in -128i32..=127, relu: bool, exponent in -40f64..-2.01) {
+            h in 1usize..9, band in 1usize..9, w in prop_oneof![1usize..40, 40usize..180], cin in prop_oneof![1usize..20, 20usize..70, Just(4), Just(8)],
+            cout in prop_oneof![1usize..20, 60usize..70, Just(4), Just(8)], gaps in prop_oneof![Just((0usize, 0usize)), (0usize..3, 0usize..13)], zero_in in -128i32..=127,
+            zero_out in -128i32..=127, relu: bool, exponent in prop_oneof![-40f64..-2.01, Just(-60.0), Just(-2.0 - 1e-9)]) {
             // Beyond that the plain kernel's working memory has no room.
             let cin = if kernel == 5 && dilation > 1 { cin % 20 + 1 } else { cin };
             let mut stream = Stream(seed);
@@ -378,18 +493,17 @@ mod tests {
                 ConvChannel::folded((stream.next() % 2_000_001) as i64 - 1_000_000, w, zero_in, scale).unwrap()
             }).collect();
             let place = Output::int8(zero_out, relu);
-            let mut found = TestMap::filled(99i8, output_size(h, stride), output_size(w, stride), cout, gaps.1);
-            let mut plain = found.clone();
+            let empty = TestMap::filled(99i8, output_size(h, stride), output_size(w, stride), cout, gaps.1);
+            let (mut plain, mut scratch) = (empty.clone(), Scratch::new(kernel, cin));
             let (map, zero) = (input.map(), zero_in as i8);
-            let there = super::super::level() == super::super::Level::Vnni;
-            in_bands(&[&input], &mut found, band, conv_reads(window), |maps, mut out| {
-                let done = conv(window, &maps[0], zero, &weights, &channels, place, &mut out);
-                assert_eq!(done, Ok(there));
-            });
-            if there {
-                let mut scratch = Scratch::new(kernel, cin);
-                conv_plain(window, map, zero, &weights, &channels, place, scratch.bytes(), plain.map_mut()).unwrap();
-                prop_assert_eq!(found.data, plain.data);
+            conv_plain(window, map, zero, &weights, &channels, place, scratch.bytes(), plain.map_mut()).unwrap();
+            for level in levels() {
+                let mut found = empty.clone();
+                in_bands(&[&input], &mut found, band, conv_reads(window), |maps, mut out| {
+                    let done = conv(level, window, &maps[0], zero, &weights, &channels, place, &mut out);
+                    assert_eq!(done, Ok(true));
+                });
+                prop_assert!(found.data == plain.data, "{:?} differs", level);
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Kernels for x86-64.
 //!
-//! A lane is a pixel: a vector holds sixteen pixels of a row, of each four neighbouring channels ([`quads`]). Then no
-//! lane is idle, however few channels there are, an output channel's factors are the same in every lane, and the weights
-//! are used where they lie.
+//! A lane is a pixel: a vector holds sixteen or eight pixels of a row, of each four neighbouring channels ([`quads`]). Then
+//! no lane is idle, however few channels there are, and an output channel's factors are the same in every lane. Whatever
+//! walks a map is written once, over a [`vector`](mod@vector) of either width.
 #![allow(unsafe_code)]
 
 pub mod add;
@@ -13,6 +13,7 @@ pub mod max_pool;
 mod quads;
 mod requantise;
 pub mod upsample2;
+mod vector;
 
 use core::arch::x86_64::__cpuid_count;
 use core::sync::atomic::{AtomicU8, Ordering};
@@ -26,33 +27,40 @@ cpufeatures::new!(avx2, "avx2");
 pub enum Level {
     /// SSE2.
     Any = 1,
-    /// AVX2.
+    /// AVX2, from which on there are fast forms.
     Avx2,
     /// AVX-512 F, BW, VL and VNNI.
     Vnni,
 }
 
-/// What this processor has.
+/// What the kernels use, once it is known: 0 is not asked yet.
+static LEVEL: AtomicU8 = AtomicU8::new(0);
+
+/// What the kernels use: what this processor has, unless [`limit`] says less.
 pub fn level() -> Level {
-    // `cpufeatures` does not know VNNI. `cpuid` is slow in a virtual machine, so its answer is kept: 0 is not asked yet.
-    static ANSWER: AtomicU8 = AtomicU8::new(0);
-    match ANSWER.load(Ordering::Relaxed) {
-        0 => {
-            let vnni = || avx512::get() && __cpuid_count(7, 0).ecx & 1 << 11 != 0;
-            let found = if vnni() {
-                Level::Vnni
-            } else if avx2::get() {
-                Level::Avx2
-            } else {
-                Level::Any
-            };
-            ANSWER.store(found as u8, Ordering::Relaxed);
-            found
-        }
+    match LEVEL.load(Ordering::Relaxed) {
+        0 => limit(Level::Vnni),
         3 => Level::Vnni,
         2 => Level::Avx2,
         _ => Level::Any,
     }
+}
+
+/// Keeps the int8 kernels of this process to `most`, or to what the processor has where that is less; returns which it is.
+/// For tests and measurements: results are the same at every level.
+pub fn limit(most: Level) -> Level {
+    // `cpufeatures` does not know VNNI, and `cpuid` is slow in a virtual machine, so the answer is kept.
+    let vnni = || avx512::get() && __cpuid_count(7, 0).ecx & 1 << 11 != 0;
+    let found = if vnni() {
+        Level::Vnni
+    } else if avx2::get() {
+        Level::Avx2
+    } else {
+        Level::Any
+    };
+    let level = found.min(most);
+    LEVEL.store(level as u8, Ordering::Relaxed);
+    level
 }
 
 /// Runs `work`, compiled once more for the widest vectors that the processor has: the same code, and the same bits. It
@@ -76,6 +84,12 @@ fn over_512_bits<R>(work: impl FnOnce() -> R) -> R {
 #[target_feature(enable = "avx2")]
 fn over_256_bits<R>(work: impl FnOnce() -> R) -> R {
     work()
+}
+
+/// Every level with fast forms that this processor has.
+#[cfg(test)]
+fn levels() -> impl Iterator<Item = Level> {
+    [Level::Avx2, Level::Vnni].into_iter().filter(|&at| at <= level())
 }
 
 #[cfg(test)]

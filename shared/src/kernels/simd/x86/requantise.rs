@@ -1,7 +1,8 @@
-//! Exact sums of sixteen pixels to int8: [`HighWord`] and [`crate::kernels::rescale::Int8Place`] over AVX-512.
+//! Exact sums of a vector of pixels to int8: [`HighWord`] and [`crate::kernels::rescale::Int8Place`].
 
-use core::arch::x86_64::*;
+use core::arch::x86_64::_mm_setr_epi8;
 
+use super::vector::Vector;
 use crate::kernels::rescale::HighWord;
 use crate::quant::Output;
 
@@ -21,16 +22,17 @@ impl Factor {
     }
 
     /// [`HighWord::apply`], but for its first shift.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    pub fn apply(&self, sums: __m512i) -> __m512i {
-        let factor = _mm512_set1_epi32(self.factor);
-        // The upper words of the products, of odd lanes where they are and of even ones moved up.
-        let even = _mm512_mul_epi32(sums, factor);
-        let odd = _mm512_mul_epi32(_mm512_srli_epi64::<32>(sums), factor);
-        let high = _mm512_mask_shuffle_epi32::<0b11_11_01_01>(odd, 0x5555, even);
-        let shift = _mm_cvtsi64_si128(self.shift as i64);
-        _mm512_sra_epi32(_mm512_add_epi32(high, _mm512_set1_epi32(self.half)), shift)
+    ///
+    /// # Safety
+    /// See [`Vector`].
+    #[inline(always)]
+    pub unsafe fn apply<V: Vector>(&self, sums: V) -> V {
+        // SAFETY: the promise of the caller.
+        unsafe {
+            let factor = V::splat(self.factor);
+            let high = V::upper(sums.products(factor), sums.odd().products(factor));
+            high.add(V::splat(self.half)).sar(self.shift)
+        }
     }
 }
 
@@ -48,30 +50,44 @@ impl Place {
         (high == i8::MAX).then_some(Place { zero: zero.into(), low })
     }
 
-    /// Sixteen values, placed and clamped.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    pub fn bytes(&self, values: __m512i) -> __m128i {
-        let placed = _mm512_add_epi32(values, _mm512_set1_epi32(self.zero.into()));
-        _mm_max_epi8(_mm512_cvtsepi32_epi8(placed), _mm_set1_epi8(self.low))
+    /// Values, placed and clamped.
+    ///
+    /// # Safety
+    /// See [`Vector`].
+    #[inline(always)]
+    pub unsafe fn words<V: Vector>(&self, values: V) -> V {
+        // SAFETY: the promise of the caller.
+        unsafe {
+            let placed = values.add(V::splat(self.zero.into()));
+            placed.max(V::splat(self.low.into())).min(V::splat(i8::MAX.into()))
+        }
     }
 
-    /// Four channels of sixteen pixels, placed, clamped and brought together: the bytes of a pixel are neighbours.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    pub fn quad(&self, channels: [__m512i; 4]) -> __m512i {
-        let turn = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-        _mm512_shuffle_epi8(self.together(channels), _mm512_broadcast_i32x4(turn))
+    /// Four channels of a vector of pixels, placed, clamped and brought together: the bytes of a pixel are neighbours.
+    ///
+    /// # Safety
+    /// See [`Vector`].
+    #[inline(always)]
+    pub unsafe fn quad<V: Vector>(&self, channels: [V; 4]) -> V {
+        // SAFETY: the promise of the caller.
+        unsafe {
+            let turn = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            self.together(channels).shuffle8(V::repeat(turn))
+        }
     }
 
-    /// Four times sixteen values, placed, clamped and brought together: in each lane those of the first, then of the
-    /// second … vector's lane. Saturating to sixteen bits first changes nothing, since a zero point is far smaller.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    pub fn together(&self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
-        let zero = _mm512_set1_epi16(self.zero);
-        let ab = _mm512_adds_epi16(_mm512_packs_epi32(a, b), zero);
-        let cd = _mm512_adds_epi16(_mm512_packs_epi32(c, d), zero);
-        _mm512_max_epi8(_mm512_packs_epi16(ab, cd), _mm512_set1_epi8(self.low))
+    /// Four vectors of values, placed, clamped and brought together: in each 128 bits those of the first, then of the
+    /// second … vector's. Saturating to sixteen bits first changes nothing, since a zero point is far smaller.
+    ///
+    /// # Safety
+    /// See [`Vector`].
+    #[inline(always)]
+    pub unsafe fn together<V: Vector>(&self, [a, b, c, d]: [V; 4]) -> V {
+        // SAFETY: the promise of the caller.
+        unsafe {
+            let zero = V::splat16(self.zero);
+            let (ab, cd) = (a.pack32(b).adds16(zero), c.pack32(d).adds16(zero));
+            ab.pack16(cd).max8(V::splat8(self.low))
+        }
     }
 }
