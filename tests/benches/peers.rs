@@ -181,7 +181,7 @@ fn compare(network: &Network, image: &StoredImage, python: Option<&str>) -> Resu
 #[cfg(feature = "tract")]
 fn tract(file: &Path, input: &[f32]) -> Result<impl Fn() -> Result<Vec<f32>> + use<>> {
     use tract_onnx::prelude::*;
-    let network = tract_onnx::onnx().model_for_path(file)?.into_optimized()?.into_runnable()?;
+    let network = onnx().model_for_path(file)?.into_optimized()?.into_runnable()?;
     let input = Tensor::from_shape(&[1, 1, SIDE, SIDE], input)?;
     Ok(move || {
         let logits = network.run(tvec!(input.clone().into()))?;

@@ -33,7 +33,8 @@ impl Peers {
     pub fn run(self) -> Result<()> {
         let python = match (self.without_onnxruntime, self.python) {
             (true, _) => String::new(),
-            (false, Some(python)) => python.display().to_string(),
+            // The program runs in its package's folder.
+            (false, Some(python)) => std::path::absolute(python)?.display().to_string(),
             (false, None) => with_onnxruntime()?.display().to_string(),
         };
         let mut bench = cargo(&["bench", "--package", "gsacp-tests", "--bench", "peers", "--locked"]);
