@@ -85,16 +85,10 @@ pub fn conv_int8(
     {
         check(window, &input.shape(), &output.shape(), weights.len(), channels.len())?;
         #[cfg(kernels = "vnni")]
-        let done = super::simd::x86::conv::conv(
-            super::level(),
-            window,
-            &input,
-            zero_in,
-            weights,
-            channels,
-            place,
-            &mut output,
-        )?;
+        let done = {
+            use super::simd::x86::conv::{Layer, conv};
+            conv(super::level(), Layer { window, zero_in, weights, channels, place }, &input, &mut output)?
+        };
         #[cfg(not(kernels = "vnni"))]
         let done = super::simd::convolve(window, &input, zero_in, weights, channels, place, scratch, &mut output)?;
         if done {

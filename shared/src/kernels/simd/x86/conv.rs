@@ -36,26 +36,31 @@ const RESULTS: usize = BLOCK / 4 * MOST;
 /// Most output pixels of a run.
 const RUN: usize = 512;
 
-/// The rows that `output` holds of a layer whose shapes have been checked; `false`, and nothing written, where it is outside
-/// this form's range. `level` is the highest one that is taken, where the processor has it.
-#[expect(clippy::too_many_arguments, reason = "the parameters of one layer, as the model image holds them")]
-pub fn conv(
-    level: Level,
-    window: Window,
-    input: &Map<i8>,
-    zero_in: i8,
-    weights: &[i8],
-    channels: &[ConvChannel],
-    place: Output,
-    output: &mut MapMut<i8>,
-) -> Result<bool, Error> {
-    let layer = match level.min(super::level()) {
+/// A layer whose shapes have been checked, as the model image holds its parameters.
+#[derive(Clone, Copy)]
+pub struct Layer<'a> {
+    /// Kernel, stride and dilation.
+    pub window: Window,
+    /// Zero point of the input.
+    pub zero_in: i8,
+    /// `[out][ky][kx][in]`.
+    pub weights: &'a [i8],
+    /// One for each output channel.
+    pub channels: &'a [ConvChannel],
+    /// Where the results are placed.
+    pub place: Output,
+}
+
+/// The rows of a layer that `output` holds; `false`, and nothing written, where it is outside this form's range. `level` is
+/// the highest one that is taken, where the processor has it.
+pub fn conv(level: Level, layer: Layer, input: &Map<i8>, output: &mut MapMut<i8>) -> Result<bool, Error> {
+    let run = match level.min(super::level()) {
         Level::Any => return Ok(false),
-        Level::Avx2 => layer::<__m256i>,
-        Level::Vnni => layer::<__m512i>,
+        Level::Avx2 => run::<__m256i>,
+        Level::Vnni => run::<__m512i>,
     };
     // SAFETY: the processor has been asked.
-    Ok(unsafe { layer(window, input, zero_in, weights, channels, place, output) }.is_some())
+    Ok(unsafe { run(layer, input, output) }.is_some())
 }
 
 /// How taps lie.
@@ -119,36 +124,21 @@ impl Layout {
 
 /// # Safety
 /// The processor has the vector's instructions.
-unsafe fn layer<V: Vector>(
-    window: Window,
-    input: &Map<i8>,
-    zero_in: i8,
-    weights: &[i8],
-    channels: &[ConvChannel],
-    place: Output,
-    output: &mut MapMut<i8>,
-) -> Option<()> {
+unsafe fn run<V: Vector>(layer: Layer, input: &Map<i8>, output: &mut MapMut<i8>) -> Option<()> {
     // SAFETY: the promise of the caller.
     unsafe {
         V::run(
             #[inline(always)]
-            || rows::<V>(window, input, zero_in, weights, channels, place, output),
+            || rows::<V>(layer, input, output),
         )
     }
 }
 
 /// # Safety
-/// See [`layer`].
+/// See [`run`].
 #[inline(always)]
-unsafe fn rows<V: Vector>(
-    window: Window,
-    input: &Map<i8>,
-    zero_in: i8,
-    weights: &[i8],
-    channels: &[ConvChannel],
-    place: Output,
-    output: &mut MapMut<i8>,
-) -> Option<()> {
+unsafe fn rows<V: Vector>(layer: Layer, input: &Map<i8>, output: &mut MapMut<i8>) -> Option<()> {
+    let Layer { window, zero_in, weights, channels, place } = layer;
     // Where every output pixel has its input pixel to itself, rows need not end.
     let (input, mut output) = if window.kernel == 1 && window.stride == 1 {
         (&input.band(output.rows()).ok()?.flattened(), output.flattened())
@@ -240,7 +230,7 @@ fn arrange<'a, V: Vector>(weights: &[i8], channels: usize, own: &'a mut [i8]) ->
 /// before all others of the map's first output, so that none is negative.
 ///
 /// # Safety
-/// See [`layer`].
+/// See [`run`].
 #[inline(always)]
 unsafe fn enter<V: Vector>(
     layout: &Layout,
@@ -303,7 +293,7 @@ impl Run<'_> {
     /// `count` pixels of all channels, `step` elements apart. `None` where something is not there.
     ///
     /// # Safety
-    /// See [`layer`].
+    /// See [`run`].
     #[inline(always)]
     unsafe fn compute<V: Vector>(
         &self,
@@ -432,7 +422,12 @@ mod tests {
         let run = |level: Level, factor: f64, place| {
             let channel = [ConvChannel { bias: 0, scale: Multiplier::from_real(factor).unwrap() }];
             let mut out = TestMap::filled(99i8, 4, 4, 1, 0);
-            let done = conv(level, window, &input.map(), 0, &[1; 36], &channel, place, &mut out.map_mut());
+            let done = conv(
+                level,
+                Layer { window, zero_in: 0, weights: &[1; 36], channels: &channel, place },
+                &input.map(),
+                &mut out.map_mut(),
+            );
             (done, out.data.iter().all(|&v| v == 99))
         };
         assert_eq!(run(Level::Any, 0.1, Output::int8(0, false)), (Ok(false), true));
@@ -460,8 +455,12 @@ mod tests {
             for level in levels() {
                 let mut out = TestMap::filled(99i8, 5, 40, 4, 0);
                 let place = Output::int8(0, false);
-                let done =
-                    conv(level, window, &input.map(), zero as i8, &weights, &channels, place, &mut out.map_mut());
+                let done = conv(
+                    level,
+                    Layer { window, zero_in: zero as i8, weights: &weights, channels: &channels, place },
+                    &input.map(),
+                    &mut out.map_mut(),
+                );
                 assert_eq!(done, Ok(true));
                 out.assert_is(99, |y, x, _| {
                     let sum = 64 * taps[y as usize * 40 + x as usize] * (value - zero) * weight;
@@ -500,7 +499,7 @@ mod tests {
             for level in levels() {
                 let mut found = empty.clone();
                 in_bands(&[&input], &mut found, band, conv_reads(window), |maps, mut out| {
-                    let done = conv(level, window, &maps[0], zero, &weights, &channels, place, &mut out);
+                    let done = conv(level, Layer { window, zero_in: zero, weights: &weights, channels: &channels, place }, &maps[0], &mut out);
                     assert_eq!(done, Ok(true));
                 });
                 prop_assert!(found.data == plain.data, "{:?} differs", level);
