@@ -82,7 +82,7 @@ fn bad_input_is_named_and_leaves_no_run_folder() {
     let bad_points = folder.path().join("points.json");
     std::fs::write(&bad_points, "{\"a\": [[1, -2]]}").unwrap();
     let bad_points = bad_points.display().to_string();
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 12] = [
         (&["--set", "data.crop=33"], "crop = 33"),
         (&["--set", "model.width=half"], "width"),
         (&["--config", "none.toml"], "none.toml"),
@@ -90,6 +90,8 @@ fn bad_input_is_named_and_leaves_no_run_folder() {
         (&["--val-list", "none"], "no list none"),
         (&["--points", &bad_points], "points.json"),
         (&["--init", "none.safetensors"], "none.safetensors"),
+        (&["--set", "quantisation.aware=true"], "quantisation.aware fine-tunes a trained model: give it with --init"),
+        (&["--set", "model.frozen_norms=true"], "give it with --init"),
         (&["--resume"], "no last.safetensors"),
         (&["--max-minutes=-1"], "--max-minutes"),
         (&["--device", "abacus"], "abacus"),

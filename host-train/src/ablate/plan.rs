@@ -185,9 +185,9 @@ impl Plan {
                 config: own,
             });
         }
-        let aware = variants.iter().find(|variant| variant.config.quantisation.aware);
-        if let (Some(variant), None) = (aware, &file.init) {
-            bail!("variant {} has quantisation.aware, which fine-tunes a trained model: give init", variant.name);
+        let needy = variants.iter().find_map(|variant| Some((&variant.name, variant.config.needs_model()?)));
+        if let (Some((name, reason)), None) = (needy, &file.init) {
+            bail!("variant {name}: {reason}: give init");
         }
         Ok(Self {
             seeds: file.seeds,
@@ -291,7 +291,10 @@ mod tests {
         assert!(refusal(&variant(BASE, BASE, HBC)).contains("base configuration's own name"));
         assert!(refusal(&variant("../x", BASE, HBC)).contains("../x"));
         assert!(refusal("epochs = 4\n").contains("epochs"));
-        assert!(refusal(&variant("x", BASE, "\"quantisation.aware=true\"")).contains("give init"));
+        for key in ["quantisation.aware", "model.frozen_norms"] {
+            let error = refusal(&variant("x", BASE, &format!("\"{key}=true\"")));
+            assert!(error.contains("variant x") && error.contains(key) && error.contains("give init"), "{error}");
+        }
         let seeds = |seeds: &str| Plan::resolve(&HEAD.replace("[3, 5]", seeds), Path::new("")).unwrap_err().to_string();
         assert!(seeds("[1, 1]").contains("1 twice") && seeds("[]").contains("at least one"));
     }

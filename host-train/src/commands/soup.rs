@@ -79,6 +79,7 @@ impl SoupArgs {
         // Crops need the points and no prior.
         let mut set = TrainSet::read(&training, &reading, &no_prior)?;
         source.add_clutter(&members.config, &mut set)?;
+        let set = set.at_scales(&members.config.data.scales, &no_prior)?;
         let batches = statistics::batches(&set, &members.config, self.batches, &members.info)?;
         let fa_limit = members.config.evaluation.fa_limit;
         let validator = Validator::new(&validation, self.limit, fa_limit, &members.info, &Device::Cpu)?;

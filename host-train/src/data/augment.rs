@@ -19,12 +19,17 @@ use super::random::{normal, spread};
 pub struct Augment {
     /// Side of the crop in pixels, a multiple of 16.
     pub crop: usize,
+    /// Whether crops shrink to the smallest image of their batch (to a multiple of 16) instead of reaching over its edges: a
+    /// large crop and batches of one then show whole frames, as the sensor does.
+    pub shrink: bool,
     /// Share of the crops that are placed around a random target, 0 to 1; the others are uniform over the image.
     pub target_share: f32,
     /// Share of the crops, of all, that are placed around clutter instead (`gsacp mine`), in whichever image it is: 0 to 1.
     pub clutter_share: f32,
     /// How far the target may lie from the middle of such a crop, per axis, as a share of the crop: 0 to 0.5.
     pub jitter: f32,
+    /// Factors of the images' sides: every image takes part once at each of them. Above 0.25, at most 4.
+    pub scales: Vec<f32>,
     /// Draw one of the eight flips and transposes.
     pub flips: bool,
     /// Contrast about the crop's mean: a factor from 1 ± this, 0 to below 1.
@@ -39,9 +44,11 @@ impl Default for Augment {
     fn default() -> Self {
         Self {
             crop: 128,
+            shrink: false,
             target_share: 0.6,
             clutter_share: 0.0,
             jitter: 0.35,
+            scales: vec![1.0],
             flips: true,
             contrast: 0.2,
             brightness: 0.08,
@@ -68,7 +75,17 @@ impl Augment {
         ] {
             ensure!((0.0..=most).contains(&value), "{key} = {value}: give a number from 0 to {most}");
         }
+        let scales = &self.scales;
+        ensure!(
+            !scales.is_empty() && scales.iter().all(|scale| (0.25..=4.0).contains(scale)),
+            "scales = {scales:?}: give at least one factor from 0.25 to 4, such as [0.8, 1.0, 1.3]"
+        );
         Ok(())
+    }
+
+    /// The side of a batch's crops, of images whose least side is `least`.
+    pub fn side(&self, least: usize) -> usize {
+        if self.shrink { self.crop.min((least / 16 * 16).max(16)) } else { self.crop }
     }
 
     /// Draws the crop of an image of `width`×`height`, with probability `share` around one of `points`. An image smaller
@@ -299,6 +316,14 @@ mod tests {
     }
 
     #[test]
+    fn crops_shrink_to_the_least_side_only_where_they_are_asked_to() {
+        let augment = Augment { crop: 64, ..Augment::default() };
+        assert_eq!([9, 40, 64, 70].map(|least| augment.side(least)), [64; 4]);
+        let augment = Augment { shrink: true, ..augment };
+        assert_eq!([9, 40, 64, 70].map(|least| augment.side(least)), [16, 32, 64, 64]);
+    }
+
+    #[test]
     fn crops_stay_inside_the_image_and_reach_every_place() {
         let augment = Augment { crop: 16, target_share: 0.0, ..Augment::default() };
         let mut rng = stream(1, "test", 0, 0);
@@ -351,6 +376,8 @@ mod tests {
             (Augment { crop: 0, ..Augment::default() }, "crop"),
             (Augment { target_share: 1.5, ..Augment::default() }, "target_share"),
             (Augment { noise: f32::NAN, ..Augment::default() }, "noise"),
+            (Augment { scales: vec![], ..Augment::default() }, "scales"),
+            (Augment { scales: vec![1.0, 0.2], ..Augment::default() }, "scales"),
         ] {
             assert!(augment.validate().unwrap_err().to_string().starts_with(key));
         }

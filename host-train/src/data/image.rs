@@ -9,7 +9,8 @@ use std::io::Cursor;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use image::imageops::{FilterType, resize};
+use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageFormat, ImageReader, Limits, Luma, Primitive};
 
 use super::files::write_atomic;
 
@@ -121,6 +122,23 @@ impl StoredImage {
             Samples::Eight(v) => f32::from(v[index]) / 255.0,
             Samples::Sixteen(v) => f32::from(v[index]) / 65535.0,
         }
+    }
+
+    /// The image at `width`×`height`, at the same depth, by Catmull and Rom's cubic (which averages where it shrinks).
+    pub fn resized(&self, width: usize, height: usize) -> Self {
+        fn cubic<P: Primitive + 'static>(image: &StoredImage, samples: &[P], width: usize, height: usize) -> Vec<P>
+        where
+            Luma<P>: image::Pixel<Subpixel = P>,
+        {
+            let from = ImageBuffer::<Luma<P>, &[P]>::from_raw(image.width as u32, image.height as u32, samples)
+                .expect("an image has a sample for each of its pixels");
+            resize(&from, width as u32, height as u32, FilterType::CatmullRom).into_raw()
+        }
+        let samples = match &self.samples {
+            Samples::Eight(v) => Samples::Eight(cubic(self, v, width, height)),
+            Samples::Sixteen(v) => Samples::Sixteen(cubic(self, v, width, height)),
+        };
+        Self { width, height, samples }
     }
 
     /// Number of pixels, sum and sum of squares of the samples on the 16-bit scale (8-bit samples × 257): exact.

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::augment::{Augment, Window};
 use super::dataset::{Dataset, Normalisation};
-use super::image::{GrayImage, Mask, Moments, StoredImage};
+use super::image::{GrayImage, MAX_SIDE, MIN_SIDE, Mask, Moments, StoredImage};
 use super::patch::Patch;
 use super::points::{self, Labels, Point, Source};
 use super::progress::Progress;
@@ -38,6 +38,44 @@ pub struct Item {
     pub points: Vec<Point>,
     /// The prior of each point, in image coordinates.
     pub patches: Vec<Patch>,
+}
+
+impl Item {
+    /// Columns and rows.
+    fn size(&self) -> [usize; 2] {
+        [self.image.width, self.image.height]
+    }
+
+    fn at_scale(&self, scale: f32, prior: &Prior<'_>) -> Result<Self> {
+        if scale == 1.0 {
+            return Ok(self.clone());
+        }
+        let size = scaled(self.size(), scale);
+        let [width, height] = size;
+        ensure!(
+            size.iter().all(|side| (MIN_SIDE..=MAX_SIDE).contains(side)),
+            "{} at scale {scale} is {width}×{height}, and images have {MIN_SIDE} to {MAX_SIDE} pixels a side",
+            self.name
+        );
+        let image = self.image.resized(width, height);
+        let mut points: Vec<Point> = self.points.iter().map(|&point| moved(point, self.size(), size)).collect();
+        points.sort_unstable();
+        points.dedup();
+        let patches = if points.is_empty() { Vec::new() } else { prior(&image.to_gray(), &points) };
+        let mask = self.mask.as_ref().map(|mask| mask.resized(width, height));
+        Ok(Self { name: self.name.clone(), image, mask, points, patches })
+    }
+}
+
+/// Sides at a scale, rounded.
+fn scaled(size: [usize; 2], scale: f32) -> [usize; 2] {
+    size.map(|side| (side as f32 * scale).round() as usize)
+}
+
+/// The pixel that holds the middle of the pixel `point` when an image of one size takes the other.
+fn moved(point: Point, from: [usize; 2], to: [usize; 2]) -> Point {
+    let along = |at: u32, from: usize, to: usize| ((2 * u64::from(at) + 1) * to as u64 / (2 * from as u64)) as u32;
+    Point { x: along(point.x, from[0], to[0]), y: along(point.y, from[1], to[1]) }
 }
 
 /// What a training set reads besides the images.
@@ -164,6 +202,28 @@ impl TrainSet {
         Ok(())
     }
 
+    /// Every image once at each of `scales`, factors of its sides, with its points, mask and clutter; a prior is drawn anew
+    /// on the resized image, and points that fall into one pixel become one. Errors: a side too small or too large.
+    pub fn at_scales(self, scales: &[f32], prior: &Prior<'_>) -> Result<Self> {
+        if scales == [1.0] {
+            return Ok(self);
+        }
+        let place = |image: usize, scale: usize| image * scales.len() + scale;
+        let clutter = self.clutter.iter().flat_map(|(image, at)| {
+            let size = self.items[*image].size();
+            scales.iter().enumerate().map(move |(k, &scale)| (place(*image, k), moved(*at, size, scaled(size, scale))))
+        });
+        let clutter = clutter.collect();
+        let progress = Progress::new("resizing images", self.items.len());
+        let items = self.items.par_iter().map(|item| {
+            let copies = scales.iter().map(|&scale| item.at_scale(scale, prior)).collect::<Result<Vec<_>>>();
+            progress.step();
+            copies
+        });
+        let items = items.collect::<Result<Vec<_>>>()?;
+        Ok(Self { clutter, ..Self::new(items.into_iter().flatten().collect())? })
+    }
+
     /// Mean and deviation over all pixels, as [`Dataset::normalisation`].
     pub fn normalisation(&self) -> Result<Normalisation> {
         let moments = self.items.iter().map(|item| item.image.moments()).fold(Moments::default(), Moments::plus);
@@ -192,19 +252,26 @@ impl TrainSet {
             seeds: Vec::new(),
             cut_off: Vec::new(),
         };
-        for (place, turn) in chosen.into_iter().enumerate() {
-            let number = (first + place) as u64;
-            let clutter = self.clutter_at(plan, epoch, number);
-            let turn = clutter.map_or(turn, |(image, _)| image);
+        let turns: Vec<(usize, Option<Point>)> = chosen
+            .into_iter()
+            .enumerate()
+            .map(|(place, turn)| match self.clutter_at(plan, epoch, (first + place) as u64) {
+                Some((image, place)) => (image, Some(place)),
+                None => (turn, None),
+            })
+            .collect();
+        let least = turns.iter().flat_map(|(turn, _)| self.items[*turn].size()).min().unwrap_or(0);
+        let augment = Augment { crop: plan.augment.side(least), ..plan.augment.clone() };
+        for (place, (turn, clutter)) in turns.into_iter().enumerate() {
             let item = &self.items[turn];
             let (width, height) = (item.image.width, item.image.height);
-            let mut rng = stream(plan.seed, "crop", epoch, number);
+            let mut rng = stream(plan.seed, "crop", epoch, (first + place) as u64);
             let window = match clutter {
-                Some((_, place)) => plan.augment.window(&mut rng, width, height, &[place], 1.0),
-                None => plan.augment.window(&mut rng, width, height, &item.points, plan.augment.target_share),
+                Some(place) => augment.window(&mut rng, width, height, &[place], 1.0),
+                None => augment.window(&mut rng, width, height, &item.points, augment.target_share),
             };
             let mut image = window.image(&item.image);
-            plan.augment.tone(&mut rng, &mut image);
+            augment.tone(&mut rng, &mut image);
             let (mut seeds, mut cut_off) = (Vec::new(), Vec::new());
             for (point, patch) in item.points.iter().zip(&item.patches) {
                 let patch = window.patch(patch);
@@ -338,6 +405,57 @@ mod tests {
     }
 
     #[test]
+    fn at_other_scales_image_mask_points_prior_and_clutter_stay_on_one_another() {
+        // 8 × 8 blocks of 4 px, one of them bright; a dim one is clutter. At half the size a block has 2 px, at twice 8.
+        let block = |x: usize, y: usize| match (x / 4, y / 4) {
+            (5, 2) => 255u8,
+            (1, 6) => 128,
+            _ => 0,
+        };
+        let samples: Vec<u8> = (0..32 * 32).map(|i| block(i % 32, i / 32)).collect();
+        let mask = Mask { width: 32, height: 32, pixels: samples.iter().map(|&s| u8::from(s == 255)).collect() };
+        let image = StoredImage { width: 32, height: 32, samples: Samples::Eight(samples) };
+        // Both points of the bright block fall into one pixel at half the size.
+        let points = vec![Point { x: 20, y: 9 }, Point { x: 21, y: 8 }];
+        let item = Item { name: "n".into(), image, mask: Some(mask), points, patches: vec![Patch::default(); 2] };
+        let mut set = TrainSet::new(vec![item]).unwrap();
+        set.clutter = vec![(0, Point { x: 6, y: 25 })];
+        let prior = |image: &GrayImage, points: &[Point]| -> Vec<Patch> {
+            let patch = |p: &Point| Patch {
+                x0: p.x as i32,
+                y0: p.y as i32,
+                width: 1,
+                height: 1,
+                values: vec![image.value(p.x as usize, p.y as usize)],
+            };
+            points.iter().map(patch).collect()
+        };
+        let set = set.at_scales(&[0.5, 1.0, 2.0], &prior).unwrap();
+        assert_eq!(set.items.iter().map(|item| item.size()).collect::<Vec<_>>(), [[16; 2], [32; 2], [64; 2]]);
+        let points: Vec<Vec<[u32; 2]>> =
+            set.items.iter().map(|item| item.points.iter().map(|p| [p.x, p.y]).collect()).collect();
+        assert_eq!(points, [vec![[10, 4]], vec![[20, 9], [21, 8]], vec![[41, 19], [43, 17]]]);
+        assert_eq!(set.items.iter().map(|item| item.mask.as_ref().unwrap().area()).collect::<Vec<_>>(), [4, 16, 64]);
+        assert_eq!(
+            set.clutter.iter().map(|(i, p)| (*i, p.x, p.y)).collect::<Vec<_>>(),
+            [(0, 3, 12), (1, 6, 25), (2, 13, 51)]
+        );
+        for (item, side) in set.items.iter().zip([2.0f32, 4.0, 8.0]) {
+            // In the middle of a block its value stays; the cubic rings at its edge, and what shrinks is smoothed, by less than a seventh of the step.
+            let at = |x: f32, y: f32| item.image.value((x * side) as usize, (y * side) as usize);
+            assert!(at(5.5, 2.5) > 0.85 && (0.4..0.6).contains(&at(1.5, 6.5)) && at(3.5, 3.5) < 0.05, "{side}");
+            let mask = item.mask.as_ref().unwrap();
+            assert!(item.points.iter().all(|p| mask.pixels[p.y as usize * mask.width + p.x as usize] == 1));
+        }
+        // Only the copies' priors are drawn; the image at its own size keeps what it came with.
+        let drawn: Vec<f32> =
+            set.items.iter().map(|item| item.patches[0].values.first().copied().unwrap_or(0.0)).collect();
+        assert!(drawn[0] > 0.85 && drawn[1] == 0.0 && drawn[2] > 0.85, "{drawn:?}");
+        let error = lone_pixels().at_scales(&[0.1], &no_prior).unwrap_err().to_string();
+        assert!(error.contains("n0") && error.contains("3×3"), "{error}");
+    }
+
+    #[test]
     fn clutter_of_an_unknown_image_or_outside_it_or_none_at_all_is_an_error_that_says_so() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("clutter.json");
@@ -351,6 +469,23 @@ mod tests {
             let error = format!("{:#}", lone_pixels().read_clutter(&path).unwrap_err());
             assert!(error.contains(said) && error.contains("clutter.json"), "{error}");
         }
+    }
+
+    #[test]
+    fn crops_that_shrink_are_as_large_as_the_smallest_image_of_their_batch_allows() {
+        let image = |side: usize| StoredImage { width: side, height: 50, samples: Samples::Eight(vec![7; side * 50]) };
+        let item =
+            |side| Item { name: format!("{side}"), image: image(side), mask: None, points: vec![], patches: vec![] };
+        let set = TrainSet::new(vec![item(40), item(90)]).unwrap();
+        let mut plan = plan(1);
+        (plan.augment.crop, plan.augment.shrink) = (64, true);
+        for index in 0..2 {
+            let batch = set.batch(&plan, 0, index);
+            let side = if batch.names[0] == "40" { 32 } else { 48 };
+            assert_eq!((batch.images[0].width, batch.images[0].height, batch.windows[0].size), (side, side, side));
+        }
+        plan.batch = 2;
+        assert!(set.batch(&plan, 0, 0).images.iter().all(|image| image.width == 32));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
 use crc::{CRC_32_ISO_HDLC, CRC_64_XZ, Crc};
 
@@ -58,6 +58,7 @@ pub fn prepare(config: RunConfig, source: &DataSource, device: &Device) -> Resul
         Reading { points: source.points.clone(), masks: config.supervision.needs_masks(), resize_mask: false };
     let mut set = TrainSet::read(&dataset, &reading, &config.supervision.prior())?;
     source.add_clutter(&config, &mut set)?;
+    let set = set.at_scales(&config.data.scales, &config.supervision.prior())?;
     let fingerprint = fingerprint(&dataset, &set)?;
     let total = config.schedule.total_steps(set.batches_per_epoch(config.schedule.batch) as u64);
     let trainer = Trainer::new(config, set.normalisation()?, total, fingerprint, code_version(), device)?;
@@ -74,6 +75,9 @@ pub fn begin(
     init: Option<&Path>,
     device: &Device,
 ) -> Result<(Trainer, Arc<TrainSet>)> {
+    if let (false, None, Some(reason)) = (resume, init, config.needs_model()) {
+        bail!("{reason}: give it with --init");
+    }
     let (mut trainer, set) = prepare(config, source, device)?;
     if resume {
         run::resume(&mut trainer, folder)?;
@@ -83,7 +87,6 @@ pub fn begin(
         initialise(&mut trainer, path)?;
     }
     if trainer.config().quantisation.aware {
-        ensure!(init.is_some(), "quantisation.aware fine-tunes a trained model: give it with --init");
         round_maps(&mut trainer, source)?;
     }
     Ok((trainer, set))

@@ -192,7 +192,8 @@ impl Trainer {
             true => Some(self.with_average(|model| probabilities(model, &input))?),
             false => None,
         };
-        let mode = if self.progress.ranges.is_some() { Mode::Eval } else { Mode::Train };
+        let frozen = self.config.model.frozen_norms || self.progress.ranges.is_some();
+        let mode = if frozen { Mode::Eval } else { Mode::Train };
         let outputs = self.model.forward(&input, mode)?;
         times.forward = lap();
         let value = self.objective.evaluate(&outputs, batch, teacher.as_deref(), step, self.total)?;
@@ -368,6 +369,19 @@ mod tests {
         two.progress.data = one.progress.data.clone();
         two.restore(one.checkpoint().unwrap()).unwrap();
         assert_eq!(two.step(&batch()).unwrap().terms, one.step(&batch()).unwrap().terms);
+    }
+
+    #[test]
+    fn frozen_norms_keep_their_statistics_and_learn_all_the_same() {
+        for frozen in [false, true] {
+            let mut trainer = trainer(&[&format!("model.frozen_norms={frozen}")]);
+            let state = |t: &Trainer| (t.buffers.values().unwrap(), t.weights.values().unwrap());
+            let before = state(&trainer);
+            trainer.step(&batch()).unwrap();
+            let after = state(&trainer);
+            assert_eq!(before.0 == after.0, frozen);
+            assert_ne!(before.1, after.1);
+        }
     }
 
     #[test]
