@@ -7,11 +7,9 @@ use serde_json::Value;
 use xtask::repository::{gsacp, output, real_images, root};
 
 /// What the README says of a model at the threshold calibrated for a rate: at least mIoU, nIoU and Pd, at most Fa.
-const PROMISES: [(&str, &str, [f64; 4]); 4] = [
-    ("model.safetensors", "2e-5", [0.63, 0.67, 0.93, 20e-6]),
-    ("model.int8.safetensors", "2e-5", [0.63, 0.67, 0.925, 18e-6]),
-    ("model.safetensors", "3.75e-5", [0.60, 0.64, 0.94, 40e-6]),
-    ("model.int8.safetensors", "4e-5", [0.60, 0.64, 0.94, 40e-6]),
+const PROMISES: [(&str, &str, [f64; 4]); 2] = [
+    ("model.safetensors", "2e-5", [0.665, 0.69, 0.955, 23e-6]),
+    ("model.int8.safetensors", "2e-5", [0.667, 0.69, 0.955, 25e-6]),
 ];
 
 /// mIoU, nIoU, Pd and Fa of a committed model on `val_dev`, at the threshold calibrated for `fa` or, without, at logit 0.
