@@ -91,6 +91,27 @@ fn late_checkpoints_become_one_model_that_scores_no_less_than_its_parts() {
 }
 
 #[test]
+fn frozen_norms_stay_what_they_were() {
+    let workshop = workshop();
+    let folder = workshop.path();
+    let settings = ["schedule.batch=1", "data.crop=64", "data.shrink=true", "data.scales=[1.0, 0.5]"];
+    let settings = settings.iter().chain(&["model.frozen_norms=true", "schedule.epochs=2", "checkpoint.keep_late=2"]);
+    let settings = settings.flat_map(|setting| ["--set", *setting]);
+    let train = ["train", "--data", "scenes", "--out", "frames", "--init", "run/model.safetensors"];
+    told(folder, &train.into_iter().chain(settings).collect::<Vec<_>>());
+    told(folder, &[&["soup", "frames", "--mode", "equal", "--out", "soup.safetensors"][..], &ON].concat());
+    let values = |file: &str, name: &str| {
+        let state = StateDict::read(&folder.join(file)).unwrap();
+        state.tensors[name].flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    for (name, kept) in [("stage.layer1.1.running_mean", true), ("stage.layer1.0.weight", false)] {
+        let [before, late, soup] = ["run/model.safetensors", "frames/epoch-0002.safetensors", "soup.safetensors"]
+            .map(|file| values(file, name));
+        assert_eq!((before == late, before == soup), (kept, kept), "{name}");
+    }
+}
+
+#[test]
 fn what_cannot_be_averaged_is_named_and_nothing_is_written() {
     let workshop = workshop();
     let folder = workshop.path();

@@ -86,7 +86,10 @@ impl SoupArgs {
 
         let cook = |shares: &[f64]| -> Result<(Msda, Validation)> {
             let model = members.mix(shares)?;
-            statistics::measure(&model, &batches)?;
+            // Norms that training kept as they were stay so.
+            if !members.config.model.frozen_norms {
+                statistics::measure(&model, &batches)?;
+            }
             let found = validator.evaluate(&model)?;
             eprintln!("{}: {found}", told(shares));
             Ok((model, found))

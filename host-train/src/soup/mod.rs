@@ -4,8 +4,8 @@
 //! θ = Σ_j w_j θ_j,  Σ_j w_j = 1
 //! ```
 //!
-//! of the trainable tensors, in f64. Batch norm statistics do not average so: those of θ are measured anew on training
-//! crops ([`statistics`]). Which w, [`choice`] says, by the score of a validation list alone.
+//! in f64. Batch norm statistics do not average so: those of θ are measured anew on training crops ([`statistics`]), unless
+//! the training kept them as they were (`model.frozen_norms`). Which w, [`choice`] says, by the score of a validation list alone.
 
 pub mod choice;
 pub mod statistics;
@@ -83,11 +83,11 @@ impl Members {
         Ok(Self { all, info, graph, config })
     }
 
-    /// The network of weights `shares`, one for each member, with the first member's statistics.
+    /// The network of shares `shares`, one for each member; its statistics are averaged like its weights.
     pub fn mix(&self, shares: &[f64]) -> Result<Msda> {
         ensure!(shares.len() == self.all.len(), "{} shares for {} checkpoints", shares.len(), self.all.len());
         let model = Msda::from_state(&self.graph, &self.all[0].state, &Device::Cpu)?;
-        for (name, var) in model.vars() {
+        for (name, var) in model.vars().iter().chain(model.buffers()) {
             let mut sum = vec![0f64; var.elem_count()];
             for (member, &share) in self.all.iter().zip(shares).filter(|(_, share)| **share != 0.0) {
                 let values = member.state.tensors[name].flatten_all()?.to_vec1::<f32>()?;
