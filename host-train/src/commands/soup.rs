@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use clap::Args;
 use serde_json::json;
 
@@ -14,12 +14,13 @@ use crate::data::train_set::{Reading, TrainSet, no_prior};
 use crate::model::{Msda, StateDict};
 use crate::soup::choice::{Mode, choose};
 use crate::soup::{Members, late_checkpoints, statistics};
+use crate::train::setup::DataSource;
 use crate::train::validate::{Validation, Validator};
 
 /// Averages the weights of late checkpoints, chosen on a validation list.
 ///
 /// Give the run folder of a training with checkpoint.keep_late, or the checkpoints themselves. Batch norm statistics are
-/// measured anew on training crops, as the run of the first checkpoint draws them.
+/// measured anew on training crops, as the run of the first checkpoint draws them, unless that run had model.frozen_norms.
 #[derive(Args, Debug)]
 pub struct SoupArgs {
     /// Run folders, or checkpoints (epoch-0042.safetensors).
@@ -75,20 +76,18 @@ impl SoupArgs {
             (Dataset::open(&source.dir, &source.list)?, Dataset::open(&source.dir, &self.val_list)?);
         validation.require_masks()?;
         check_held_out(&training, &validation)?;
-        let reading = Reading { points: source.points.clone(), masks: false, resize_mask: false };
-        // Crops need the points and no prior.
-        let mut set = TrainSet::read(&training, &reading, &no_prior)?;
-        source.add_clutter(&members.config, &mut set)?;
-        let set = set.at_scales(&members.config.data.scales, &no_prior)?;
-        let batches = statistics::batches(&set, &members.config, self.batches, &members.info)?;
+        // Norms that training kept as they were stay so: nothing is measured for them.
+        let batches = match members.config.model.frozen_norms {
+            true => None,
+            false => Some(self.batches_of(&members, &source, &training)?),
+        };
         let fa_limit = members.config.evaluation.fa_limit;
         let validator = Validator::new(&validation, self.limit, fa_limit, &members.info, &Device::Cpu)?;
 
         let cook = |shares: &[f64]| -> Result<(Msda, Validation)> {
             let model = members.mix(shares)?;
-            // Norms that training kept as they were stay so.
-            if !members.config.model.frozen_norms {
-                statistics::measure(&model, &batches)?;
+            if let Some(batches) = &batches {
+                statistics::measure(&model, batches)?;
             }
             let found = validator.evaluate(&model)?;
             eprintln!("{}: {found}", told(shares));
@@ -109,6 +108,16 @@ impl SoupArgs {
             println!("{found}\n{}", self.out.display());
         }
         Ok(())
+    }
+
+    /// The crops that statistics are measured on.
+    fn batches_of(&self, members: &Members, source: &DataSource, training: &Dataset) -> Result<Vec<Tensor>> {
+        let reading = Reading { points: source.points.clone(), masks: false, resize_mask: false };
+        // Crops need the points and no prior.
+        let mut set = TrainSet::read(training, &reading, &no_prior)?;
+        source.add_clutter(&members.config, &mut set)?;
+        let set = set.at_scales(&members.config.data.scales, &no_prior)?;
+        statistics::batches(&set, &members.config, self.batches, &members.info)
     }
 
     /// The first checkpoint's metadata stays, with what the soup is made of.

@@ -61,10 +61,15 @@ impl Item {
         let mut points: Vec<Point> = self.points.iter().map(|&point| moved(point, self.size(), size)).collect();
         points.sort_unstable();
         points.dedup();
-        let patches = if points.is_empty() { Vec::new() } else { prior(&image.to_gray(), &points) };
+        let patches = draw(prior, &image, &points);
         let mask = self.mask.as_ref().map(|mask| mask.resized(width, height));
         Ok(Self { name: self.name.clone(), image, mask, points, patches })
     }
+}
+
+/// The priors of an image's points; an image without any is not looked at.
+fn draw(prior: &Prior<'_>, image: &StoredImage, points: &[Point]) -> Vec<Patch> {
+    if points.is_empty() { Vec::new() } else { prior(&image.to_gray(), points) }
 }
 
 /// Sides at a scale, rounded.
@@ -317,7 +322,7 @@ fn read_item(
         }
         _ => None.context("no point labels")?,
     };
-    let patches = if points.is_empty() { Vec::new() } else { prior(&image.to_gray(), &points) };
+    let patches = draw(prior, &image, &points);
     Ok(Item { name: sample.name.clone(), image, mask: mask.filter(|_| reading.masks), points, patches })
 }
 

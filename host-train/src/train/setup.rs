@@ -56,9 +56,12 @@ pub fn prepare(config: RunConfig, source: &DataSource, device: &Device) -> Resul
     let dataset = Dataset::open(&source.dir, &source.list)?;
     let reading =
         Reading { points: source.points.clone(), masks: config.supervision.needs_masks(), resize_mask: false };
-    let mut set = TrainSet::read(&dataset, &reading, &config.supervision.prior())?;
-    source.add_clutter(&config, &mut set)?;
-    let set = set.at_scales(&config.data.scales, &config.supervision.prior())?;
+    let set = {
+        let prior = config.supervision.prior();
+        let mut set = TrainSet::read(&dataset, &reading, &prior)?;
+        source.add_clutter(&config, &mut set)?;
+        set.at_scales(&config.data.scales, &prior)?
+    };
     let fingerprint = fingerprint(&dataset, &set)?;
     let total = config.schedule.total_steps(set.batches_per_epoch(config.schedule.batch) as u64);
     let trainer = Trainer::new(config, set.normalisation()?, total, fingerprint, code_version(), device)?;
