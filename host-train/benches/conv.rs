@@ -77,7 +77,7 @@ fn measure(
 }
 
 fn ours(x: &Tensor, w: &Tensor, l: &Layer) -> Result<Tensor> {
-    nn::conv2d(x, w, None, l.stride, l.dilation, l.groups)
+    nn::conv2d(x, w, None, l.stride, l.dilation, l.groups, false)
 }
 
 fn candle(x: &Tensor, w: &Tensor, l: &Layer) -> Result<Tensor> {

@@ -165,7 +165,7 @@ fn candle_maps(graph: &Graph, state: &StateDict, input: &Tensor, places: Vec<Pla
                             let both = Tensor::cat(&[d.max_keepdim(1)?, d.mean_keepdim(1)?], 1)?;
                             let weight = &state.tensors[&format!("{conv}.weight")];
                             let bias = &state.tensors[&format!("{conv}.bias")];
-                            candle_nn::ops::sigmoid(&nn::conv2d(&both, weight, Some(bias), 1, 1, 1)?)?
+                            candle_nn::ops::sigmoid(&nn::conv2d(&both, weight, Some(bias), 1, 1, 1, false)?)?
                         }
                     }
                 }

@@ -268,18 +268,29 @@ fn apply(layer: &Layer, x: &Tensor, mode: Mode) -> Result<Tensor> {
     match layer {
         Layer::Conv { conv, weight, bias, norm } => {
             let bias = bias.as_ref().map(Var::as_tensor);
-            let y = nn::conv2d(x, weight, bias, conv.stride.into(), conv.dilation.into(), 1)?;
-            match norm {
-                Some(norm) => batch_norm(&y, norm, conv.relu, mode),
-                None if conv.relu => Ok(y.relu()?),
-                None => Ok(y),
+            let convolve = |weight: &Tensor, bias: Option<&Tensor>, relu| {
+                nn::conv2d(x, weight, bias, conv.stride.into(), conv.dilation.into(), 1, relu)
+            };
+            let momentum = match mode {
+                Mode::Eval => None,
+                Mode::Train => Some(MOMENTUM),
+                Mode::Measure { seen } => Some(1.0 / (seen as f64 + 1.0)),
+            };
+            match (norm, momentum) {
+                (None, _) => Ok(convolve(weight, bias, conv.relu)?),
+                (Some(norm), None) => {
+                    let statistics = (norm.mean.as_tensor(), norm.variance.as_tensor());
+                    let (weight, bias) = nn::fold_batch_norm((weight, bias), (&norm.gamma, &norm.beta), statistics)?;
+                    Ok(convolve(&weight, Some(&bias), conv.relu)?)
+                }
+                (Some(norm), Some(momentum)) => batch_norm(&convolve(weight, bias, false)?, norm, conv.relu, momentum),
             }
         }
         Layer::Gate { weights, biases } => {
             let weight = Tensor::cat(weights, 0)?;
             let bias = Tensor::cat(biases, 0)?;
             let maps = nn::band_max_mean(x)?;
-            let z = nn::conv2d(&maps, &weight, Some(&bias), 1, 1, BANDS.len())?;
+            let z = nn::conv2d(&maps, &weight, Some(&bias), 1, 1, BANDS.len(), false)?;
             Ok(nn::gate(x, &z)?)
         }
         Layer::SqueezeExcite { reduce, expand } => {
@@ -292,21 +303,13 @@ fn apply(layer: &Layer, x: &Tensor, mode: Mode) -> Result<Tensor> {
     }
 }
 
-fn batch_norm(x: &Tensor, norm: &Norm, relu: bool, mode: Mode) -> Result<Tensor> {
-    match mode {
-        Mode::Eval => Ok(nn::batch_norm_eval(x, &norm.gamma, &norm.beta, &norm.mean, &norm.variance, relu)?),
-        Mode::Train | Mode::Measure { .. } => {
-            let momentum = match mode {
-                Mode::Measure { seen } => 1.0 / (seen as f64 + 1.0),
-                _ => MOMENTUM,
-            };
-            let (y, stats) = nn::batch_norm_train(x, &norm.gamma, &norm.beta, relu)?;
-            for (running, batch) in [(&norm.mean, &stats.mean), (&norm.variance, &stats.var)] {
-                running.set(&((running.as_tensor() * (1.0 - momentum))? + (batch * momentum)?)?)?;
-            }
-            Ok(y)
-        }
+/// Normalises by the batch's statistics, towards which the running ones go by `momentum`.
+fn batch_norm(x: &Tensor, norm: &Norm, relu: bool, momentum: f64) -> Result<Tensor> {
+    let (y, stats) = nn::batch_norm_train(x, &norm.gamma, &norm.beta, relu)?;
+    for (running, batch) in [(&norm.mean, &stats.mean), (&norm.variance, &stats.var)] {
+        running.set(&((running.as_tensor() * (1.0 - momentum))? + (batch * momentum)?)?)?;
     }
+    Ok(y)
 }
 
 /// `[N, 1, H, W]` from images in [0, 1]: normalised, and padded with zeros at the bottom and right to multiples of 16.

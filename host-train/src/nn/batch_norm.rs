@@ -2,6 +2,8 @@
 //!
 //! Training: y = γ·(x − μ)/√(σ² + ε) + β with the batch's mean μ and biased variance σ². Two passes over the data forward (sums; output) and two
 //! backward; sums are taken in f64, plane by plane, and added in the order of the images.
+//!
+//! With given statistics a normalisation is part of the convolution before it, and costs nothing ([`fold_batch_norm`]).
 
 use std::sync::{Arc, OnceLock};
 
@@ -51,25 +53,22 @@ pub fn batch_norm_train(x: &Tensor, gamma: &Tensor, beta: &Tensor, relu: bool) -
     Ok((y, BatchStats { mean: tensor(mean)?, var: tensor(var)? }))
 }
 
-/// Normalises `x` `[N, C, H, W]` by given statistics `[C]`: y = γ·(x − mean)/√(var + ε) + β, clipped at zero if `relu`.
+/// The weights `[Co, Ci, k, k]` and the bias `[Co]` of the convolution that does what one of `weight` and `bias` does and a normalisation by
+/// given statistics `[Co]` behind it: w·s and β + (b − mean)·s with s = γ/√(var + ε).
 ///
 /// # Errors
 /// Shapes or types that do not fit.
-pub fn batch_norm_eval(
-    x: &Tensor,
-    gamma: &Tensor,
-    beta: &Tensor,
-    mean: &Tensor,
-    var: &Tensor,
-    relu: bool,
-) -> Result<Tensor> {
-    check(x, &[gamma, beta, mean, var])?;
+pub fn fold_batch_norm(
+    (weight, bias): (&Tensor, Option<&Tensor>),
+    (gamma, beta): (&Tensor, &Tensor),
+    (mean, var): (&Tensor, &Tensor),
+) -> Result<(Tensor, Tensor)> {
     let scale = (gamma / (var + BATCH_NORM_EPS)?.sqrt()?)?;
-    let shift = (beta - (mean * &scale)?)?;
-    if !x.device().is_cpu() {
-        return compose::affine(x, &scale, &shift, relu);
-    }
-    fused::apply(Affine { relu }, &[x, &scale, &shift])
+    let centred = match bias {
+        Some(bias) => (bias - mean)?,
+        None => mean.neg()?,
+    };
+    Ok((weight.broadcast_mul(&scale.reshape(((), 1, 1, 1))?)?, (beta + (centred * scale)?)?))
 }
 
 fn check(x: &Tensor, per_channel: &[&Tensor]) -> Result<()> {
@@ -190,46 +189,12 @@ fn affine<T: Real>(x: &[T], plane: usize, coefficients: &[(T, T)], relu: bool) -
     y
 }
 
-struct Affine {
-    relu: bool,
-}
-
-impl Fused for Affine {
-    fn name(&self) -> &'static str {
-        "batch-norm-eval"
-    }
-
-    fn forward<T: Real>(&self, inputs: &[View<T>]) -> (Vec<T>, Vec<usize>) {
-        let [_, _, h, w] = inputs[0].nchw();
-        let coefficients: Vec<(T, T)> = inputs[1].data.iter().copied().zip(inputs[2].data.iter().copied()).collect();
-        (affine(inputs[0].data, h * w, &coefficients, self.relu), inputs[0].dims.to_vec())
-    }
-
-    fn backward<T: Real>(&self, inputs: &[View<T>], _y: &[T], g: &[T], _wanted: &[bool]) -> Vec<Option<Vec<T>>> {
-        let [_, c, h, w] = inputs[0].nchw();
-        let (x, scale, shift) = (inputs[0].data, inputs[1].data, inputs[2].data);
-        let mut dx = vec![T::zero(); x.len()];
-        let sums: Vec<(f64, f64)> = dx
-            .par_chunks_mut(h * w)
-            .zip(x.par_chunks(h * w))
-            .zip(g.par_chunks(h * w))
-            .enumerate()
-            .map(|(i, ((dx, x), g))| {
-                let (scale, shift) = (scale[i % c], shift[i % c]);
-                loops::masked_line(dx, x, g, scale, shift, (scale, T::zero(), T::zero()), self.relu);
-                loops::masked_sums(x, g, scale, shift, T::zero(), self.relu)
-            })
-            .collect();
-        let (d_shift, d_scale) = totals(&sums, c).into_iter().map(|(a, b)| (T::from_f64(a), T::from_f64(b))).unzip();
-        vec![Some(dx), Some(d_scale), Some(d_shift)]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use candle_core::{DType, Device};
 
     use super::*;
+    use crate::nn::conv2d;
     use crate::nn::testing::{check_gradients, check_same, check_single, difference, random};
 
     fn inputs() -> Vec<Tensor> {
@@ -244,10 +209,28 @@ mod tests {
     }
 
     #[test]
-    fn evaluation_gradients_are_those_of_finite_differences() {
-        let (mean, var) = (random(4, &[3]), (random(5, &[3]).abs().unwrap() + 0.5).unwrap());
+    fn a_folded_normalisation_is_the_one_behind_the_convolution_and_so_are_its_gradients() {
+        let shapes: [&[usize]; 5] = [&[2, 2, 5, 4], &[3, 2, 3, 3], &[3], &[3], &[3]];
+        let tensors: Vec<Tensor> = shapes.iter().enumerate().map(|(i, dims)| random(i as u64, dims)).collect();
+        let (mean, var) = (random(7, &[3]), (random(8, &[3]).abs().unwrap() + 0.5).unwrap());
         for relu in [false, true] {
-            check_gradients(&inputs(), |t| batch_norm_eval(&t[0], &t[1], &t[2], &mean, &var, relu));
+            for biased in [false, true] {
+                let folded = |t: &[Tensor]| {
+                    let (w, b) = fold_batch_norm((&t[1], t.get(4)), (&t[2], &t[3]), (&mean, &var))?;
+                    conv2d(&t[0], &w, Some(&b), 1, 1, 1, relu)
+                };
+                let plain = |t: &[Tensor]| {
+                    let y = conv2d(&t[0], &t[1], t.get(4), 1, 1, 1, false)?;
+                    let channels = |t: &Tensor| t.reshape((1, 3, 1, 1));
+                    let y = y.broadcast_sub(&channels(&mean)?)?;
+                    let y = y.broadcast_div(&channels(&(&var + BATCH_NORM_EPS)?.sqrt()?)?)?;
+                    let y = y.broadcast_mul(&channels(&t[2])?)?.broadcast_add(&channels(&t[3])?)?;
+                    if relu { y.relu() } else { Ok(y) }
+                };
+                let used = &tensors[..if biased { 5 } else { 4 }];
+                check_same(used, folded, plain);
+                check_gradients(used, folded);
+            }
         }
     }
 
@@ -258,20 +241,6 @@ mod tests {
                 &inputs(),
                 |t| Ok(batch_norm_train(&t[0], &t[1], &t[2], relu)?.0),
                 |t| Ok(compose::batch_norm_train(&t[0], &t[1], &t[2], relu, BATCH_NORM_EPS)?.0),
-            );
-            check_same(
-                &inputs(),
-                |t| {
-                    batch_norm_eval(
-                        &t[0],
-                        &t[1],
-                        &t[2],
-                        &t[1].zeros_like()?,
-                        &(t[1].ones_like()? - BATCH_NORM_EPS)?,
-                        relu,
-                    )
-                },
-                |t| compose::affine(&t[0], &t[1], &t[2], relu),
             );
         }
     }
@@ -308,7 +277,9 @@ mod tests {
     fn parameters_of_another_length_are_errors() {
         let t = inputs();
         assert!(batch_norm_train(&t[0], &random(2, &[4]), &t[2], false).is_err());
-        assert!(batch_norm_eval(&t[0], &t[1], &t[2], &t[1], &random(2, &[1, 3]), false).is_err());
+        let w = random(4, &[3, 2, 3, 3]);
+        assert!(fold_batch_norm((&w, None), (&t[1], &t[2]), (&t[1], &random(2, &[4]))).is_err());
+        assert!(fold_batch_norm((&random(4, &[4, 2, 3, 3]), None), (&t[1], &t[2]), (&t[1], &t[2])).is_err());
     }
 
     #[test]

@@ -137,12 +137,6 @@ pub fn batch_norm_train(
     Ok((y, mean.flatten_all()?.detach(), var.flatten_all()?.detach()))
 }
 
-/// y = x·scale + shift per channel, then ReLU if asked: [`super::batch_norm_eval`].
-pub fn affine(x: &Tensor, scale: &Tensor, shift: &Tensor, relu: bool) -> Result<Tensor> {
-    let y = x.broadcast_mul(&per_channel(scale)?)?.broadcast_add(&per_channel(shift)?)?;
-    if relu { y.relu() } else { Ok(y) }
-}
-
 fn per_channel(t: &Tensor) -> Result<Tensor> {
     t.reshape((1, (), 1, 1))
 }

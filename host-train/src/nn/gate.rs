@@ -180,12 +180,18 @@ impl Fused for Add {
         if !self.relu {
             return vec![Some(g.to_vec()), Some(g.to_vec())];
         }
-        let mut d = vec![T::zero(); g.len()];
-        d.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).zip(g.par_chunks(CHUNK)).for_each(|((d, y), g)| {
-            loops::where_positive(d, y, g);
-        });
+        let d = through_relu(y, g);
         vec![Some(d.clone()), Some(d)]
     }
+}
+
+/// The gradient `g` of a ReLU's output `y` at its input.
+pub(super) fn through_relu<T: Real>(y: &[T], g: &[T]) -> Vec<T> {
+    let mut d = vec![T::zero(); g.len()];
+    d.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).zip(g.par_chunks(CHUNK)).for_each(|((d, y), g)| {
+        loops::where_positive(d, y, g);
+    });
+    d
 }
 
 #[cfg(test)]

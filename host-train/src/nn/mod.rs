@@ -21,7 +21,7 @@ mod round;
 pub(crate) mod testing;
 mod upsample;
 
-pub use batch_norm::{BATCH_NORM_EPS, BatchStats, batch_norm_eval, batch_norm_train};
+pub use batch_norm::{BATCH_NORM_EPS, BatchStats, batch_norm_train, fold_batch_norm};
 pub use conv::conv2d;
 pub use gate::{add, gate, scale_channels};
 pub use haar::{band_max_mean, haar_inject};

@@ -10,8 +10,8 @@ pub(crate) trait Real: WithDType {
     fn exponential(self) -> Self;
     /// The nearest integer, ties to the even one.
     fn nearest(self) -> Self;
-    /// y = conv(x) + b on the CPU; see [`super::conv`].
-    fn conv_forward(shape: &Shape, x: &[Self], w: &[Self], b: Option<&[Self]>) -> Vec<Self>;
+    /// y = conv(x) + b on the CPU, clipped at zero if `relu`; see [`super::conv`].
+    fn conv_forward(shape: &Shape, x: &[Self], w: &[Self], b: Option<&[Self]>, relu: bool) -> Vec<Self>;
     /// The input's gradient of a convolution.
     fn conv_input_gradient(shape: &Shape, w: &[Self], g: &[Self]) -> Vec<Self>;
     /// The weights' gradient of a convolution.
@@ -25,8 +25,8 @@ impl Real for f64 {
     fn nearest(self) -> f64 {
         self.round_ties_even()
     }
-    fn conv_forward(s: &Shape, x: &[f64], w: &[f64], b: Option<&[f64]>) -> Vec<f64> {
-        conv::naive::forward(s, x, w, b)
+    fn conv_forward(s: &Shape, x: &[f64], w: &[f64], b: Option<&[f64]>, relu: bool) -> Vec<f64> {
+        conv::naive::forward(s, x, w, b, relu)
     }
     fn conv_input_gradient(s: &Shape, w: &[f64], g: &[f64]) -> Vec<f64> {
         conv::naive::input_gradient(s, w, g)
@@ -58,8 +58,8 @@ impl Real for f32 {
     fn nearest(self) -> f32 {
         self.round_ties_even()
     }
-    fn conv_forward(s: &Shape, x: &[f32], w: &[f32], b: Option<&[f32]>) -> Vec<f32> {
-        conv::forward(s, x, w, b)
+    fn conv_forward(s: &Shape, x: &[f32], w: &[f32], b: Option<&[f32]>, relu: bool) -> Vec<f32> {
+        conv::forward(s, x, w, b, relu)
     }
     fn conv_input_gradient(s: &Shape, w: &[f32], g: &[f32]) -> Vec<f32> {
         conv::input_gradient(s, w, g)

@@ -155,6 +155,7 @@ fn correlate(
     groups: usize,
     weight: impl Fn(usize, usize) -> f32,
     bias: Option<&[f32]>,
+    floor: f32,
 ) -> Vec<f32> {
     let group_channels = source.channels / groups;
     let image = source.channels * source.h * source.w;
@@ -191,6 +192,7 @@ fn correlate(
                 step: window.step,
                 weights: &arranged,
                 bias,
+                floor,
             };
             kernel::correlate(isa, &job, &mut out);
         };
@@ -207,11 +209,13 @@ fn correlate(
     y
 }
 
-/// y = conv(x) + b.
-pub(super) fn forward(isa: Isa, s: &Shape, x: &[f32], w: &[f32], b: Option<&[f32]>) -> Vec<f32> {
+/// y = conv(x) + b, clipped at zero if `relu`.
+pub(super) fn forward(isa: Isa, s: &Shape, x: &[f32], w: &[f32], b: Option<&[f32]>, relu: bool) -> Vec<f32> {
     let taps = s.ci / s.groups * s.k * s.k;
     let source = Source { data: x, channels: s.ci, h: s.h, w: s.w, spread: 1 };
-    correlate(isa, s.n, x, source, input_window(s), (s.co, s.oh(), s.ow()), s.groups, |o, t| w[o * taps + t], b)
+    let (window, out, weight) = (input_window(s), (s.co, s.oh(), s.ow()), |o, t| w[o * taps + t]);
+    let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
+    correlate(isa, s.n, x, source, window, out, s.groups, weight, b, floor)
 }
 
 fn input_window(s: &Shape) -> Window {
@@ -227,7 +231,7 @@ pub(super) fn input_gradient(isa: Isa, s: &Shape, w: &[f32], g: &[f32]) -> Vec<f
         w[(o * group_in + c % group_in) * area + area - 1 - tap % area]
     };
     let window = Window { step: 1, ..input_window(s) };
-    correlate(isa, s.n, g, source, window, (s.ci, s.h, s.w), s.groups, weight, None)
+    correlate(isa, s.n, g, source, window, (s.ci, s.h, s.w), s.groups, weight, None, f32::NEG_INFINITY)
 }
 
 /// Vectors below which a task takes more than one image: else summing up the lanes would cost as much as filling them.

@@ -74,7 +74,7 @@ pub(super) struct Run {
     pub count: usize,
 }
 
-/// out[o][target + l] = bias[o] + Σ_t weight[o][t] · source[source + l·step + taps[t]].
+/// out[o][target + l] = max(floor, bias[o] + Σ_t weight[o][t] · source[source + l·step + taps[t]]).
 pub(super) struct Correlation<'a> {
     pub source: &'a [f32],
     pub taps: &'a [usize],
@@ -85,6 +85,8 @@ pub(super) struct Correlation<'a> {
     /// Block after block, tap after tap, the weights of the block's channels.
     pub weights: &'a [f32],
     pub bias: Option<&'a [f32]>,
+    /// Least output: 0 for a ReLU, −∞ without one. What is not a number stays so.
+    pub floor: f32,
 }
 
 /// Computes `job` into one slice per output channel.
@@ -178,6 +180,8 @@ trait Vector: Copy {
     unsafe fn store(self, to: *mut f32);
     /// self + a·b with one rounding.
     unsafe fn fma(self, a: Self, b: Self) -> Self;
+    /// `floor` where that is greater, else self.
+    unsafe fn at_least(self, floor: Self) -> Self;
     /// Sum of the lanes: upper half onto lower half until one is left.
     unsafe fn sum(self) -> f32;
 }
@@ -242,6 +246,7 @@ unsafe fn correlate_tiles<V: Vector, const CO: usize, const P: usize>(
                 let channel = out[block.first + c].as_mut_ptr();
                 for (p, sum) in row.into_iter().enumerate() {
                     let Run { target, count, .. } = run(p);
+                    let sum = sum.at_least(V::splat(job.floor));
                     if count == V::LANES {
                         sum.store(channel.add(target));
                     } else {
@@ -366,6 +371,10 @@ impl<const L: usize> Vector for [f32; L] {
         std::array::from_fn(|l| a[l].mul_add(b[l], self[l]))
     }
     #[inline(always)]
+    unsafe fn at_least(self, floor: Self) -> Self {
+        std::array::from_fn(|l| if floor[l] > self[l] { floor[l] } else { self[l] })
+    }
+    #[inline(always)]
     unsafe fn sum(mut self) -> f32 {
         let mut half = L / 2;
         while half > 0 {
@@ -429,6 +438,11 @@ mod x86 {
             unsafe { _mm512_fmadd_ps(a, b, self) }
         }
         #[inline(always)]
+        unsafe fn at_least(self, floor: Self) -> Self {
+            // SAFETY: see above. Of a NaN and a number the instruction gives the second.
+            unsafe { _mm512_max_ps(floor, self) }
+        }
+        #[inline(always)]
         unsafe fn sum(self) -> f32 {
             // SAFETY: see above.
             unsafe {
@@ -460,6 +474,11 @@ mod x86 {
         unsafe fn fma(self, a: Self, b: Self) -> Self {
             // SAFETY: see above.
             unsafe { _mm256_fmadd_ps(a, b, self) }
+        }
+        #[inline(always)]
+        unsafe fn at_least(self, floor: Self) -> Self {
+            // SAFETY: see above. Of a NaN and a number the instruction gives the second.
+            unsafe { _mm256_max_ps(floor, self) }
         }
         #[inline(always)]
         unsafe fn sum(self) -> f32 {
@@ -522,7 +541,7 @@ mod tests {
         let (source, bias) = (values(1200, 0), values(20, 7));
         let weights = values(14 * TAPS.len(), 90);
         let blocks = blocks();
-        for step in [1, 2] {
+        for (step, floor) in [(1, f32::NEG_INFINITY), (2, f32::NEG_INFINITY), (1, 0.0), (2, 0.0)] {
             let run = |isa: Isa| {
                 let mut out = vec![vec![0f32; 4 * 37]; 20];
                 let mut slices: Vec<&mut [f32]> = out.iter_mut().map(|o| &mut o[..]).collect();
@@ -535,6 +554,7 @@ mod tests {
                     step,
                     weights: &weights,
                     bias: Some(&bias),
+                    floor,
                 };
                 correlate(isa, &job, &mut slices);
                 out
@@ -544,7 +564,8 @@ mod tests {
                 weights[4 * 11 + t * 3 + 1].mul_add(source[500 + 2 * 40 + 36 * step + TAPS[t]], sum)
             });
             let first = run(Isa::Portable(16));
-            assert_eq!(first[5][2 * 37 + 36], expected);
+            assert_eq!(first[5][2 * 37 + 36], expected.max(floor));
+            assert_eq!(first.iter().flatten().any(|&v| v < 0.0), floor < 0.0);
             for (isa, _) in pairs() {
                 assert_eq!(run(isa), first, "{isa:?}");
             }
@@ -596,6 +617,7 @@ mod tests {
             step: 1,
             weights: &[],
             bias: None,
+            floor: 0.0,
         };
         correlate(Isa::Portable(8), &job, &mut []);
     }

@@ -2,7 +2,7 @@
 //!
 //! y[n,o,i,j] = b[o] + Σ_{c,u,v} w[o,c,u,v] · x[n, c, i·s + u·d − p, j·s + v·d − p], p = d·(k−1)/2, zero outside; k odd,
 //! so a stride of 1 keeps the size and a stride of s gives ⌈size/s⌉. With groups, output channel o sees the input channels of its own
-//! group only. On the CPU f64 is computed by [`naive`], f32 by [`direct`].
+//! group only. A ReLU may follow in the same pass. On the CPU f64 is computed by [`naive`], f32 by [`direct`].
 
 mod direct;
 mod kernel;
@@ -16,6 +16,7 @@ use rayon::prelude::*;
 
 use super::compose;
 use super::fused::{self, Fused, View};
+use super::gate::through_relu;
 use super::loops;
 use super::real::Real;
 pub(super) use kernel::Isa;
@@ -59,7 +60,8 @@ impl Shape {
     }
 }
 
-/// Convolves `x` `[N, Ci, H, W]` with `w` `[Co, Ci/groups, k, k]`, k odd, padding dilation·(k−1)/2, and adds `b` `[Co]`.
+/// Convolves `x` `[N, Ci, H, W]` with `w` `[Co, Ci/groups, k, k]`, k odd, padding dilation·(k−1)/2, adds `b` `[Co]`, and clips at zero
+/// if `relu`.
 ///
 /// # Errors
 /// Shapes that do not fit each other, an even kernel, a zero stride or dilation.
@@ -70,14 +72,16 @@ pub fn conv2d(
     stride: usize,
     dilation: usize,
     groups: usize,
+    relu: bool,
 ) -> Result<Tensor> {
     let shape = checked_shape(x, w, b, stride, dilation, groups)?;
     if !x.device().is_cpu() {
-        return compose::conv2d(x, w, b, stride, dilation, groups);
+        let y = compose::conv2d(x, w, b, stride, dilation, groups)?;
+        return if relu { y.relu() } else { Ok(y) };
     }
     match b {
-        Some(b) => fused::apply(Conv(shape), &[x, w, b]),
-        None => fused::apply(Conv(shape), &[x, w]),
+        Some(b) => fused::apply(Conv { shape, relu }, &[x, w, b]),
+        None => fused::apply(Conv { shape, relu }, &[x, w]),
     }
 }
 
@@ -111,7 +115,10 @@ fn checked_shape(
     Ok(Shape { n, ci, co, h, w: width, k, stride, dilation, groups })
 }
 
-struct Conv(Shape);
+struct Conv {
+    shape: Shape,
+    relu: bool,
+}
 
 impl Fused for Conv {
     fn name(&self) -> &'static str {
@@ -119,13 +126,15 @@ impl Fused for Conv {
     }
 
     fn forward<T: Real>(&self, inputs: &[View<T>]) -> (Vec<T>, Vec<usize>) {
-        let s = &self.0;
-        let y = T::conv_forward(s, inputs[0].data, inputs[1].data, inputs.get(2).map(|b| b.data));
+        let s = &self.shape;
+        let y = T::conv_forward(s, inputs[0].data, inputs[1].data, inputs.get(2).map(|b| b.data), self.relu);
         (y, vec![s.n, s.co, s.oh(), s.ow()])
     }
 
-    fn backward<T: Real>(&self, inputs: &[View<T>], _y: &[T], g: &[T], wanted: &[bool]) -> Vec<Option<Vec<T>>> {
-        let s = &self.0;
+    fn backward<T: Real>(&self, inputs: &[View<T>], y: &[T], g: &[T], wanted: &[bool]) -> Vec<Option<Vec<T>>> {
+        let s = &self.shape;
+        let passed = self.relu.then(|| through_relu(y, g));
+        let g = passed.as_deref().unwrap_or(g);
         let x = wanted[0].then(|| T::conv_input_gradient(s, inputs[1].data, g));
         let w = wanted[1].then(|| T::conv_weight_gradient(s, inputs[0].data, g));
         let b = (wanted.len() == 3 && wanted[2]).then(|| bias_gradient(s, g));
@@ -144,10 +153,10 @@ fn bias_gradient<T: Real>(s: &Shape, g: &[T]) -> Vec<T> {
 }
 
 /// [`Fused::forward`] in single precision.
-pub(super) fn forward(s: &Shape, x: &[f32], w: &[f32], b: Option<&[f32]>) -> Vec<f32> {
+pub(super) fn forward(s: &Shape, x: &[f32], w: &[f32], b: Option<&[f32]>, relu: bool) -> Vec<f32> {
     match Isa::detect() {
-        Some(isa) => direct::forward(isa, s, x, w, b),
-        None => naive::forward(s, x, w, b),
+        Some(isa) => direct::forward(isa, s, x, w, b, relu),
+        None => naive::forward(s, x, w, b, relu),
     }
 }
 

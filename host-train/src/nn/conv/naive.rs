@@ -45,8 +45,8 @@ fn rows(s: &Shape, mut f: impl FnMut(usize, Range<usize>, usize)) {
     }
 }
 
-/// y = conv(x) + b.
-pub(in crate::nn) fn forward<T: Real>(s: &Shape, x: &[T], w: &[T], b: Option<&[T]>) -> Vec<T> {
+/// y = conv(x) + b, clipped at zero if `relu`.
+pub(in crate::nn) fn forward<T: Real>(s: &Shape, x: &[T], w: &[T], b: Option<&[T]>, relu: bool) -> Vec<T> {
     let (group_in, group_out) = (s.ci / s.groups, s.co / s.groups);
     let filter = group_in * s.k * s.k;
     let mut y = vec![T::zero(); s.n * s.co * s.oh() * s.ow()];
@@ -62,6 +62,9 @@ pub(in crate::nn) fn forward<T: Real>(s: &Shape, x: &[T], w: &[T], b: Option<&[T
                 *y += w[tap] * *x;
             }
         });
+        if relu {
+            plane.iter_mut().filter(|y| **y < T::zero()).for_each(|y| *y = T::zero());
+        }
     });
     y
 }

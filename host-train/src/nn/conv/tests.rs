@@ -32,7 +32,11 @@ fn inputs(case: Case, bias: bool) -> Vec<Tensor> {
 }
 
 fn ours(case: Case) -> impl Fn(&[Tensor]) -> Result<Tensor> {
-    move |t: &[Tensor]| conv2d(&t[0], &t[1], t.get(2), case.6, case.7, case.8)
+    with_relu(case, false)
+}
+
+fn with_relu(case: Case, relu: bool) -> impl Fn(&[Tensor]) -> Result<Tensor> {
+    move |t: &[Tensor]| conv2d(&t[0], &t[1], t.get(2), case.6, case.7, case.8, relu)
 }
 
 /// Seven nested loops: the definition.
@@ -73,7 +77,7 @@ fn the_output_is_the_definition() {
 #[test]
 fn gradients_are_those_of_finite_differences() {
     for (i, case) in SMALL.into_iter().enumerate() {
-        check_gradients(&inputs(case, i % 2 == 0), ours(case));
+        check_gradients(&inputs(case, i % 2 == 0), with_relu(case, i % 3 == 0));
     }
 }
 
@@ -123,6 +127,8 @@ fn single_precision_agrees_with_double() {
         let y = ours(case)(&exact).unwrap();
         let error = difference(&ours(case)(&single).unwrap(), &y);
         assert!(error < bound(&y), "{case:?}: output off by {error}");
+        let relu = with_relu(case, true);
+        assert_eq!(difference(&relu(&single).unwrap(), &ours(case)(&single).unwrap().relu().unwrap()), 0.0, "{case:?}");
         for (which, (a, b)) in gradients(&single, ours(case)).iter().zip(gradients(&exact, ours(case))).enumerate() {
             let error = difference(a, &b);
             assert!(error < bound(&b), "{case:?}: gradient {which} off by {error}");
@@ -150,12 +156,12 @@ fn the_result_repeats_whatever_the_number_of_threads() {
 fn shapes_that_do_not_fit_are_errors() {
     let x = random(1, &[1, 4, 8, 8]);
     for (w, groups) in [([4, 3, 3, 3], 1), ([4, 4, 2, 2], 1), ([4, 4, 3, 1], 1), ([3, 2, 3, 3], 2), ([4, 4, 3, 3], 0)] {
-        assert!(conv2d(&x, &random(2, &w), None, 1, 1, groups).is_err(), "{w:?}");
+        assert!(conv2d(&x, &random(2, &w), None, 1, 1, groups, false).is_err(), "{w:?}");
     }
     let w = random(2, &[4, 4, 3, 3]);
-    assert!(conv2d(&x, &w, Some(&random(3, &[5])), 1, 1, 1).is_err());
-    assert!(conv2d(&x, &w.to_dtype(DType::F32).unwrap(), None, 1, 1, 1).is_err());
-    assert!(conv2d(&random(1, &[1, 4, 8]), &w, None, 1, 1, 1).is_err());
+    assert!(conv2d(&x, &w, Some(&random(3, &[5])), 1, 1, 1, false).is_err());
+    assert!(conv2d(&x, &w.to_dtype(DType::F32).unwrap(), None, 1, 1, 1, false).is_err());
+    assert!(conv2d(&random(1, &[1, 4, 8]), &w, None, 1, 1, 1, false).is_err());
 }
 
 #[test]
