@@ -109,6 +109,8 @@ fn frozen_norms_stay_what_they_were() {
             .map(|file| values(file, name));
         assert_eq!((before == late, before == soup), (kept, kept), "{name}");
     }
+    let soup = StateDict::read(&folder.join("soup.safetensors")).unwrap();
+    assert!(soup.metadata["gsacp.soup"].contains("\"batches\":0"), "{}", soup.metadata["gsacp.soup"]);
 }
 
 #[test]

@@ -8,10 +8,10 @@ use xtask::repository::{gsacp, output, real_images, root};
 
 /// What the README says of a model at the threshold calibrated for a rate: at least mIoU, nIoU and Pd, at most Fa.
 const PROMISES: [(&str, &str, [f64; 4]); 4] = [
-    ("model.safetensors", "2e-5", [0.665, 0.69, 0.955, 23e-6]),
-    ("model.int8.safetensors", "2e-5", [0.667, 0.69, 0.955, 25e-6]),
-    ("model.int8.safetensors", "1.5e-5", [0.64, 0.675, 0.95, 18.5e-6]),
-    ("model.int8.safetensors", "3e-5", [0.66, 0.675, 0.968, 37e-6]),
+    ("model.safetensors", "1.5e-5", [0.658, 0.694, 0.962, 19e-6]),
+    ("model.int8.safetensors", "1.5e-5", [0.662, 0.70, 0.962, 19e-6]),
+    ("model.int8.safetensors", "2e-5", [0.661, 0.69, 0.968, 27e-6]),
+    ("model.int8.safetensors", "3e-5", [0.645, 0.665, 0.97, 41e-6]),
 ];
 
 /// mIoU, nIoU, Pd and Fa of a committed model on `val_dev`, at the threshold calibrated for `fa` or, without, at logit 0.

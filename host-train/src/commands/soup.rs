@@ -78,16 +78,16 @@ impl SoupArgs {
         check_held_out(&training, &validation)?;
         // Norms that training kept as they were stay so: nothing is measured for them.
         let batches = match members.config.model.frozen_norms {
-            true => None,
-            false => Some(self.batches_of(&members, &source, &training)?),
+            true => Vec::new(),
+            false => self.batches_of(&members, &source, &training)?,
         };
         let fa_limit = members.config.evaluation.fa_limit;
         let validator = Validator::new(&validation, self.limit, fa_limit, &members.info, &Device::Cpu)?;
 
         let cook = |shares: &[f64]| -> Result<(Msda, Validation)> {
             let model = members.mix(shares)?;
-            if let Some(batches) = &batches {
-                statistics::measure(&model, batches)?;
+            if !batches.is_empty() {
+                statistics::measure(&model, &batches)?;
             }
             let found = validator.evaluate(&model)?;
             eprintln!("{}: {found}", told(shares));
@@ -95,7 +95,7 @@ impl SoupArgs {
         };
         let choice = choose(self.mode, members.all.len(), self.most, self.steps, |shares| Ok(cook(shares)?.1.score()))?;
         let (model, found) = cook(choice.shares())?;
-        self.write(&members, model.state()?, choice.shares(), &found)?;
+        self.write(&members, model.state()?, choice.shares(), batches.len(), &found)?;
         if self.json {
             let files: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
             let record = json!({"mode": self.mode, "files": files, "tried": choice.tried, "shares": choice.shares(),
@@ -120,8 +120,15 @@ impl SoupArgs {
         statistics::batches(&set, &members.config, self.batches, &members.info)
     }
 
-    /// The first checkpoint's metadata stays, with what the soup is made of.
-    fn write(&self, members: &Members, state: StateDict, shares: &[f64], found: &Validation) -> Result<()> {
+    /// The first checkpoint's metadata stays, with what the soup is made of and the number of batches that were measured.
+    fn write(
+        &self,
+        members: &Members,
+        state: StateDict,
+        shares: &[f64],
+        batches: usize,
+        found: &Validation,
+    ) -> Result<()> {
         let mut state = StateDict { metadata: members.all[0].state.metadata.clone(), ..state };
         if self.half_precision {
             state.in_half_precision();
@@ -136,7 +143,7 @@ impl SoupArgs {
                 json!({"file": file, "step": member.state.metadata.get("gsacp.step"), "share": share})
             })
             .collect();
-        let record = json!({"mode": self.mode, "parts": parts, "batches": self.batches});
+        let record = json!({"mode": self.mode, "parts": parts, "batches": batches});
         state.metadata.insert("gsacp.soup".into(), record.to_string());
         state.metadata.insert("gsacp.validation".into(), found.to_json().to_string());
         state.write(&self.out).context("cannot write the soup")
