@@ -7,9 +7,7 @@ use anyhow::{Context, Result, ensure};
 use gsacp_core::graph::{BANDS, Conv, Graph, Name, Op};
 
 use crate::model::StateDict;
-
-/// The ε of every batch norm (METHOD §1).
-pub const BATCH_NORM_EPS: f64 = 1e-5;
+use crate::nn::BATCH_NORM_EPS;
 
 /// Folded weights of one node.
 #[derive(Clone, Debug, PartialEq)]

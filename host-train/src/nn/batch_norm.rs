@@ -15,7 +15,7 @@ use super::fused::{self, Fused, View};
 use super::loops;
 use super::real::Real;
 
-/// ε under the square root.
+/// The ε of every batch norm, under the square root (METHOD §1).
 pub const BATCH_NORM_EPS: f64 = 1e-5;
 
 /// Statistics of one batch, `[C]` each, of the input's type, without a gradient: what running estimates are fed with.
@@ -55,6 +55,7 @@ pub fn batch_norm_train(x: &Tensor, gamma: &Tensor, beta: &Tensor, relu: bool) -
 
 /// The weights `[Co, Ci, k, k]` and the bias `[Co]` of the convolution that does what one of `weight` and `bias` does and a normalisation by
 /// given statistics `[Co]` behind it: w·s and β + (b − mean)·s with s = γ/√(var + ε).
+/// What an engine gets is folded in double precision, and without gradients, by [`crate::export::fold`].
 ///
 /// # Errors
 /// Shapes or types that do not fit.
