@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::train::CropArgs;
 use crate::data::dataset::Dataset;
-use crate::data::train_set::{Reading, TrainSet, no_prior};
+use crate::data::train_set::no_prior;
 use crate::model::{Msda, StateDict};
 use crate::soup::choice::{Mode, choose};
 use crate::soup::{Members, late_checkpoints, statistics};
@@ -112,11 +112,8 @@ impl SoupArgs {
 
     /// The crops that statistics are measured on.
     fn batches_of(&self, members: &Members, source: &DataSource, training: &Dataset) -> Result<Vec<Tensor>> {
-        let reading = Reading { points: source.points.clone(), masks: false, resize_mask: false };
         // Crops need the points and no prior.
-        let mut set = TrainSet::read(training, &reading, &no_prior)?;
-        source.add_clutter(&members.config, &mut set)?;
-        let set = set.at_scales(&members.config.data.scales, &no_prior)?;
+        let set = source.read(&members.config, training, false, &no_prior)?;
         statistics::batches(&set, &members.config, self.batches, &members.info)
     }
 

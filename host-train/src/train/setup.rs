@@ -12,7 +12,7 @@ use super::run::{self, RunFolder};
 use super::trainer::Trainer;
 use crate::data::dataset::Dataset;
 use crate::data::points::{Point, Source};
-use crate::data::train_set::{Reading, TrainSet};
+use crate::data::train_set::{Prior, Reading, TrainSet};
 use crate::model::StateDict;
 use crate::quantize::groups;
 use crate::quantize::observe::{self, Observations};
@@ -31,37 +31,31 @@ pub struct DataSource {
 }
 
 impl DataSource {
-    /// Adds the clutter to `set`. Errors: a file that no crop would show, crops without a file, and what
-    /// [`TrainSet::read_clutter`] refuses.
-    pub fn add_clutter(&self, config: &RunConfig, set: &mut TrainSet) -> Result<()> {
+    /// What a run with `config` draws its crops from: the images of `dataset` with their points, `prior` around each and, where asked,
+    /// their masks, the clutter, all of it at every scale. Errors: clutter that no crop would show, crops without clutter, and what
+    /// [`TrainSet`]'s own steps refuse.
+    pub fn read(&self, config: &RunConfig, dataset: &Dataset, masks: bool, prior: &Prior<'_>) -> Result<TrainSet> {
+        let reading = Reading { points: self.points.clone(), masks, resize_mask: false };
+        let mut set = TrainSet::read(dataset, &reading, prior)?;
         let share = config.data.clutter_share;
         match &self.clutter {
             Some(path) => {
                 ensure!(share > 0.0, "data.clutter_share is 0, so --clutter {} would not be seen", path.display());
-                set.read_clutter(path)
+                set.read_clutter(path)?;
             }
-            None => {
-                ensure!(
-                    share == 0.0,
-                    "data.clutter_share is {share}: make clutter by `gsacp mine`, give it by --clutter"
-                );
-                Ok(())
-            }
+            None => ensure!(
+                share == 0.0,
+                "data.clutter_share is {share}: make clutter by `gsacp mine`, give it by --clutter"
+            ),
         }
+        set.at_scales(&config.data.scales, prior)
     }
 }
 
 /// Reads the data, with the priors of its points, and builds the trainer.
 pub fn prepare(config: RunConfig, source: &DataSource, device: &Device) -> Result<(Trainer, Arc<TrainSet>)> {
     let dataset = Dataset::open(&source.dir, &source.list)?;
-    let reading =
-        Reading { points: source.points.clone(), masks: config.supervision.needs_masks(), resize_mask: false };
-    let set = {
-        let prior = config.supervision.prior();
-        let mut set = TrainSet::read(&dataset, &reading, &prior)?;
-        source.add_clutter(&config, &mut set)?;
-        set.at_scales(&config.data.scales, &prior)?
-    };
+    let set = source.read(&config, &dataset, config.supervision.needs_masks(), &config.supervision.prior())?;
     let fingerprint = fingerprint(&dataset, &set)?;
     let total = config.schedule.total_steps(set.batches_per_epoch(config.schedule.batch) as u64);
     let trainer = Trainer::new(config, set.normalisation()?, total, fingerprint, code_version(), device)?;
