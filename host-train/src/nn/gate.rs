@@ -180,18 +180,17 @@ impl Fused for Add {
         if !self.relu {
             return vec![Some(g.to_vec()), Some(g.to_vec())];
         }
-        let d = through_relu(y, g);
+        let (d, _) = through_relu(y, g, CHUNK);
         vec![Some(d.clone()), Some(d)]
     }
 }
 
-/// The gradient `g` of a ReLU's output `y` at its input.
-pub(super) fn through_relu<T: Real>(y: &[T], g: &[T]) -> Vec<T> {
+/// The gradient `g` of a ReLU's output `y` at its input, and its sum over every `chunk` elements, in f64.
+pub(super) fn through_relu<T: Real>(y: &[T], g: &[T], chunk: usize) -> (Vec<T>, Vec<f64>) {
     let mut d = vec![T::zero(); g.len()];
-    d.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).zip(g.par_chunks(CHUNK)).for_each(|((d, y), g)| {
-        loops::where_positive(d, y, g);
-    });
-    d
+    let parts = d.par_chunks_mut(chunk).zip(y.par_chunks(chunk)).zip(g.par_chunks(chunk));
+    let sums = parts.map(|((d, y), g)| loops::where_positive(d, y, g)).collect();
+    (d, sums)
 }
 
 #[cfg(test)]

@@ -150,11 +150,38 @@ vectorised! {
         }
     }
 
-    /// d = g where y > 0, else zero.
-    fn where_positive<T>(d: &mut [T], y: &[T], g: &[T]) {
-        for ((d, y), g) in d.iter_mut().zip(y).zip(g) {
-            *d = if *y > T::zero() { *g } else { T::zero() };
+    /// d = g where y > 0, else zero; Σd in f64.
+    fn where_positive<T>(d: &mut [T], y: &[T], g: &[T]) -> f64 {
+        let mut sums = [0f64; LANES];
+        let (ds, d_rest) = d.as_chunks_mut::<LANES>();
+        let (ys, y_rest) = y.as_chunks::<LANES>();
+        let (gs, g_rest) = g.as_chunks::<LANES>();
+        for ((d, y), g) in ds.iter_mut().zip(ys).zip(gs) {
+            for i in 0..LANES {
+                d[i] = if y[i] > T::zero() { g[i] } else { T::zero() };
+                sums[i] += d[i].to_f64();
+            }
         }
+        for (((d, y), g), sum) in d_rest.iter_mut().zip(y_rest).zip(g_rest).zip(&mut sums) {
+            *d = if *y > T::zero() { *g } else { T::zero() };
+            *sum += d.to_f64();
+        }
+        sums.iter().sum()
+    }
+
+    /// Σx in f64.
+    fn sum<T>(x: &[T]) -> f64 {
+        let mut sums = [0f64; LANES];
+        let (chunks, rest) = x.as_chunks::<LANES>();
+        for chunk in chunks {
+            for i in 0..LANES {
+                sums[i] += chunk[i].to_f64();
+            }
+        }
+        for (sum, v) in sums.iter_mut().zip(rest) {
+            *sum += v.to_f64();
+        }
+        sums.iter().sum()
     }
 
     /// sum += x.

@@ -133,20 +133,23 @@ impl Fused for Conv {
 
     fn backward<T: Real>(&self, inputs: &[View<T>], y: &[T], g: &[T], wanted: &[bool]) -> Vec<Option<Vec<T>>> {
         let s = &self.shape;
-        let passed = self.relu.then(|| through_relu(y, g));
-        let g = passed.as_deref().unwrap_or(g);
+        let plane = s.oh() * s.ow();
+        let passed = self.relu.then(|| through_relu(y, g, plane));
+        let g = passed.as_ref().map_or(g, |(g, _)| g);
         let x = wanted[0].then(|| T::conv_input_gradient(s, inputs[1].data, g));
         let w = wanted[1].then(|| T::conv_weight_gradient(s, inputs[0].data, g));
-        let b = (wanted.len() == 3 && wanted[2]).then(|| bias_gradient(s, g));
+        let b = (wanted.len() == 3 && wanted[2]).then(|| match &passed {
+            Some((_, sums)) => bias_gradient(s, sums),
+            None => bias_gradient(s, &g.par_chunks(plane).map(loops::sum).collect::<Vec<_>>()),
+        });
         vec![x, w, b]
     }
 }
 
-/// Sum of the gradient over images and pixels, accumulated in f64 plane by plane.
-fn bias_gradient<T: Real>(s: &Shape, g: &[T]) -> Vec<T> {
-    let planes: Vec<f64> = g.par_chunks_exact(s.oh() * s.ow()).map(|plane| loops::sum_and_squares(plane).0).collect();
+/// Sum of the gradient over images and pixels, from its sums over each plane.
+fn bias_gradient<T: Real>(s: &Shape, planes: &[f64]) -> Vec<T> {
     let mut sums = vec![0f64; s.co];
-    for (i, sum) in planes.into_iter().enumerate() {
+    for (i, sum) in planes.iter().enumerate() {
         sums[i % s.co] += sum;
     }
     sums.into_iter().map(T::from_f64).collect()
