@@ -85,6 +85,8 @@ fn scenes_become_detections_by_the_commands_of_the_readme() {
     let threshold = points[0]["threshold"].to_string();
     let by_hand = json(on(&["eval", "--model", "q.img", "--threshold", &threshold], "val"));
     assert_eq!((&scored["overall"], &scored["roc"]), (&by_hand["overall"], &by_hand["roc"]));
+    let flipped = json(on(&["eval", "--model", "q.img", "--threshold", &threshold, "--flips"], "val"));
+    assert!(flipped["flips"] == true && by_hand["flips"] == false && flipped["roc"] != by_hand["roc"]);
     let names: Vec<String> = std::fs::read_to_string(folder.join("scenes/img_idx/val.txt"))
         .unwrap()
         .lines()

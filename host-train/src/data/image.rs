@@ -141,6 +141,15 @@ impl StoredImage {
         Self { width, height, samples }
     }
 
+    /// The image mirrored by columns, by rows, or both.
+    pub fn mirrored(&self, columns: bool, rows: bool) -> Self {
+        let samples = match &self.samples {
+            Samples::Eight(v) => Samples::Eight(mirrored(v, self.width, columns, rows)),
+            Samples::Sixteen(v) => Samples::Sixteen(mirrored(v, self.width, columns, rows)),
+        };
+        Self { samples, ..*self }
+    }
+
     /// Number of pixels, sum and sum of squares of the samples on the 16-bit scale (8-bit samples × 257): exact.
     pub fn moments(&self) -> Moments {
         let mut moments = Moments { count: (self.width * self.height) as u64, ..Moments::default() };
@@ -259,6 +268,19 @@ impl Mask {
         let bytes = self.pixels.iter().map(|&p| if p == 0 { 0 } else { 255 }).collect();
         save_grey_png(path, self.width, self.height, bytes)
     }
+}
+
+/// A row-major map, `width` wide, mirrored by columns, by rows, or both.
+pub fn mirrored<T: Copy>(values: &[T], width: usize, columns: bool, rows: bool) -> Vec<T> {
+    let mut values = values.to_vec();
+    // Reversing everything mirrors both.
+    if rows {
+        values.reverse();
+    }
+    if columns != rows {
+        values.chunks_mut(width).for_each(<[T]>::reverse);
+    }
+    values
 }
 
 /// Writes row-major 8-bit RGB pixels as a PNG, atomically.

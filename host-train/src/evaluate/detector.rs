@@ -108,6 +108,14 @@ impl Detector {
         })
     }
 
+    /// The mean of the logit maps of an image and its three mirror images, mirrored back: four times the work, and on a host only.
+    pub fn mirrored_logits(&self, image: &StoredImage) -> Result<LogitMap> {
+        let views = [(false, false), (true, false), (false, true), (true, true)];
+        let maps =
+            views.map(|(columns, rows)| Ok(self.logits(&image.mirrored(columns, rows))?.mirrored(columns, rows)));
+        Ok(LogitMap::mean(&maps.into_iter().collect::<Result<Vec<_>>>()?))
+    }
+
     /// The logit map of an image.
     pub fn logits(&self, image: &StoredImage) -> Result<LogitMap> {
         let (width, height) = (image.width, image.height);
@@ -216,6 +224,28 @@ mod tests {
         let logits = model.forward(&input, Mode::Eval).unwrap().logits.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let expected: Vec<f32> = (0..37 * 21).map(|i| logits[i / 37 * 48 + i % 37]).collect();
         assert_eq!(map.values, Values::Float(expected));
+    }
+
+    #[test]
+    fn the_mean_of_mirror_images_does_not_tell_left_from_right_nor_up_from_down() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.safetensors");
+        saved(&path);
+        let detector = Detector::load(&path, Engine::Candle).unwrap();
+        let samples = Samples::Eight((0..37 * 21).map(|i| (i * i * 7 % 256) as u8).collect());
+        let image = StoredImage { width: 37, height: 21, samples };
+        let values = |map: LogitMap| match map.values {
+            Values::Float(v) => v,
+            Values::Steps(_) => panic!("candle gives floats"),
+        };
+        let furthest = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let (one, mean) = (values(detector.logits(&image).unwrap()), detector.mirrored_logits(&image).unwrap());
+        assert!(furthest(&one, &values(mean.clone())) > 0.1);
+        for (columns, rows) in [(true, false), (false, true), (true, true)] {
+            let seen = values(detector.mirrored_logits(&image.mirrored(columns, rows)).unwrap());
+            let difference = furthest(&seen, &values(mean.mirrored(columns, rows)));
+            assert!(difference < 1e-4, "{difference}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use gsacp_core::frame::{Depth, Frame};
 use gsacp_core::metrics::{self, Margin};
 
 use super::Buffers;
-use crate::data::image::{Mask, Samples, StoredImage};
+use crate::data::image::{Mask, Samples, StoredImage, mirrored};
 
 /// Detections that one image can have before the weakest are dropped, and the drop reported.
 pub const MOST_DETECTIONS: usize = 1024;
@@ -47,6 +47,29 @@ impl LogitMap {
             Values::Steps(v) => Values::Steps(crop(&v, stride, width, height)?),
         };
         Ok(Self { width, height, values })
+    }
+
+    /// The map mirrored by columns, by rows, or both.
+    pub fn mirrored(&self, columns: bool, rows: bool) -> Self {
+        let values = match &self.values {
+            Values::Float(v) => Values::Float(mirrored(v, self.width, columns, rows)),
+            Values::Steps(v) => Values::Steps(mirrored(v, self.width, columns, rows)),
+        };
+        Self { values, ..*self }
+    }
+
+    /// The mean of maps of one image, at least one; exact where they are of steps.
+    pub fn mean(maps: &[Self]) -> Self {
+        let Self { width, height, .. } = maps[0];
+        let mut sum = vec![0f32; width * height];
+        for map in maps {
+            match &map.values {
+                Values::Float(v) => sum.iter_mut().zip(v).for_each(|(sum, v)| *sum += v),
+                Values::Steps(v) => sum.iter_mut().zip(v).for_each(|(sum, v)| *sum += f32::from(*v) / 256.0),
+            }
+        }
+        sum.iter_mut().for_each(|sum| *sum /= maps.len() as f32);
+        Self { width, height, values: Values::Float(sum) }
     }
 
     /// The map on the int16 grid such that every comparison `logit > threshold` with a threshold of the grid has the same
@@ -119,6 +142,18 @@ mod tests {
                 assert_eq!(step > threshold, exact && threshold < 32767, "{float} > {threshold}/256");
             }
         }
+    }
+
+    #[test]
+    fn the_mean_of_steps_is_exact_between_them() {
+        let map = |values| LogitMap { width: 2, height: 1, values };
+        let (steps, floats) = (map(Values::Steps(vec![1, -3])), map(Values::Float(vec![0.5, 2.0])));
+        assert_eq!(
+            LogitMap::mean(&[steps.clone(), steps.mirrored(true, false)]).values,
+            Values::Float(vec![-1.0 / 256.0; 2])
+        );
+        assert_eq!(LogitMap::mean(&[floats.clone(), floats.mirrored(false, true)]), floats);
+        assert_eq!(LogitMap::mean(&[floats, map(Values::Steps(vec![0, 256]))]).values, Values::Float(vec![0.25, 1.5]));
     }
 
     #[test]

@@ -175,3 +175,17 @@ fn moments_are_exact_and_agree_between_depths() {
     assert_eq!(eight.moments(), sixteen.moments());
     assert_eq!(eight.moments().plus(sixteen.moments()).mean_and_std(), (0.5, 0.5));
 }
+
+#[test]
+fn mirror_images_are_those_worked_by_hand() {
+    let image = StoredImage { width: 3, height: 2, samples: Samples::Sixteen(vec![1, 2, 3, 4, 5, 6]) };
+    for (columns, rows, expected) in [
+        (false, false, [1, 2, 3, 4, 5, 6]),
+        (true, false, [3, 2, 1, 6, 5, 4]),
+        (false, true, [4, 5, 6, 1, 2, 3]),
+        (true, true, [6, 5, 4, 3, 2, 1]),
+    ] {
+        let samples = Samples::Sixteen(expected.to_vec());
+        assert_eq!(image.mirrored(columns, rows), StoredImage { samples, ..image });
+    }
+}
