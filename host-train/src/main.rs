@@ -11,7 +11,7 @@ fn main() -> anyhow::Result<()> {
 /// - candle's pool for element-wise operations waits by spinning; beside rayon's threads on few cores every small addition then costs a time
 ///   slice (measured: a training step of 0.4 s took up to four times as long).
 /// - A training step takes and returns maps of megabytes by the hundred. glibc gives such blocks back to the system, and fetching them anew, page
-///   by page, is a fifth to a quarter of a step; so it keeps them. Another C library does not look at this.
+///   by page, was 8 to 23 % of a step; so it keeps them. Another C library does not look at this.
 #[cfg(unix)]
 const SETTINGS: [(&str, &str); 2] = [
     ("CANDLE_NUM_THREADS", "1"),
