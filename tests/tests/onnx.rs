@@ -16,7 +16,7 @@ use gsacp_train::evaluate::{Buffers, LogitMap, Values};
 use gsacp_train::export;
 use gsacp_train::model::{ModelInfo, StateDict};
 use gsacp_train::onnx::{of_file, of_float, proto::ModelProto};
-use gsacp_train::quantize::{QuantizedModel, host::Int8Network};
+use gsacp_train::quantize::{QuantizedModel, host::Int8Network, range::Affine};
 use xtask::board::SMALL;
 use xtask::repository::{real_images, root};
 
@@ -85,6 +85,7 @@ struct Int8Frame {
     image: StoredImage,
     size: [usize; 2],
     steps: Vec<i8>,
+    activations: Vec<Affine>,
     model: ModelProto,
     input: Tensor,
 }
@@ -95,11 +96,11 @@ impl Int8Frame {
         let (network, image) = (Int8Network::open(&path).unwrap(), StoredImage::open(image).unwrap());
         let [height, width] = [image.height, image.width].map(|side| side.next_multiple_of(16));
         let steps = network.quantise(&image).unwrap();
-        let scale = QuantizedModel::read(&path).unwrap().activations[0];
-        let real = steps.iter().map(|&q| scale.real(q) as f32).collect();
+        let activations = QuantizedModel::read(&path).unwrap().activations;
+        let real = steps.iter().map(|&q| activations[0].real(q) as f32).collect();
         let input = Tensor::from_vec(real, (1, 1, height, width), &Device::Cpu).unwrap();
         let model = of_file(&path, height, width).unwrap();
-        Self { network, image, size: [height, width], steps, model, input }
+        Self { network, image, size: [height, width], steps, activations, model, input }
     }
 
     /// The int8 engine's logits, in steps.
@@ -110,21 +111,26 @@ impl Int8Frame {
 }
 
 /// Each map computed from the engine's own maps before it: convolutions and sums are the engine's to the bit but for
-/// ties (of which a sum has many where a ratio of its scales is nearly a simple fraction, 7/8 in one of them). A gate,
-/// whose inner roundings the file does not repeat, is so to one step, but for a pixel in a thousand, and to five there: a
-/// rounding of the factor moves a value the more the larger it is and the finer its own steps are than those it is made of; three steps were
-/// seen with one model's ranges, five with another's.
+/// ties (of which a sum has many where a ratio of its scales is nearly a simple fraction, 7/8 in one of them). A gate's
+/// inner roundings the file does not repeat: the engine rounds a logit to sixteenths, which moves σ by a half of 1/16 times
+/// its slope, 1/4 at most, so the factor by 1/128, or 4/128 where four bands are summed. That moves the largest value, 255
+/// steps of the map before, by as much of it. But for a pixel in a thousand it is one step.
 #[test]
 fn every_map_of_an_int8_file_is_the_int8_engines_to_a_step() {
     let frame = Int8Frame::of(&frames()[0]);
     let mut maps = HashMap::new();
-    let expected = frame.engine(|_, node, view| {
+    let expected = frame.engine(|id, node, view| {
         if let View::Int8(map) = view {
             let (shape, unsigned) = (map.shape(), map.pixels().flatten().map(|&q| f32::from(q) + 128.0).collect());
             let hwc = Tensor::from_vec(unsigned, (1, shape.height, shape.width, shape.channels), &Device::Cpu).unwrap();
             // Steps at most, and the shares of the pixels that may be one or more and two or more off.
+            let gated = |bands: f64| {
+                let [from, to] = [usize::from(node.inputs()[0]), id].map(|map| frame.activations[map].scale);
+                [(1.0 + 255.0 * from / to * bands / 128.0) as f32, 0.06, 0.001]
+            };
             let allowed = match node.op {
-                Op::SpatialGate(_) | Op::SqueezeExcite { .. } => [5.0, 0.06, 0.001],
+                Op::SpatialGate(_) => gated(4.0),
+                Op::SqueezeExcite { .. } => gated(1.0),
                 Op::Add { .. } => [1.0, 0.05, 0.0],
                 _ => [1.0, 0.001, 0.0],
             };
@@ -136,6 +142,9 @@ fn every_map_of_an_int8_file_is_the_int8_engines_to_a_step() {
         let Some((engine, allowed)) = maps.remove(name) else { return value };
         let off = numbers(&(&value - &engine).unwrap().abs().unwrap());
         let most = off.iter().fold(0.0f32, |a, &b| a.max(b));
+        if allowed[0] > 1.0 {
+            println!("{name}: {most} steps of {}", allowed[0]);
+        }
         let share = |least: f32| off.iter().filter(|&&v| v >= least).count() as f32 / off.len() as f32;
         let seen = [most, share(1.0), share(2.0)];
         assert!(seen.iter().zip(allowed).all(|(seen, allowed)| *seen <= allowed), "{name}: {seen:?} of {allowed:?}");
