@@ -86,17 +86,13 @@ impl Detect {
     pub fn run(self) -> Result<()> {
         let overlays = self.overlay.as_deref().map(|folder| overlay_paths(folder, &self.images)).transpose()?;
         let engine = self.engine.map_or_else(|| Engine::of_file(&self.model), Ok).with_context(no_model)?;
-        let detector = Detector::load(&self.model, engine)?;
+        let detector = Detector::load(&self.model, engine)?.with_flips(self.flips);
         let calibrated = detector.points().first().map_or(0, |point| evaluate::to_steps(point.threshold));
         let threshold = self.threshold.steps(&detector, calibrated)?;
         let progress = Progress::new("detecting", self.images.len());
         let one = |buffers: &mut Buffers, (index, path): (usize, &PathBuf)| -> Result<Found> {
             let image = StoredImage::open(path)?;
-            let map = match self.flips {
-                true => detector.mirrored_logits(&image),
-                false => detector.logits(&image),
-            };
-            let map = map.with_context(|| format!("cannot run on {}", path.display()))?;
+            let map = detector.logits(&image).with_context(|| format!("cannot run on {}", path.display()))?;
             let found = map.detect(threshold, &image, buffers)?;
             if let Some(overlays) = &overlays {
                 overlay::save(&overlays[index], &image, &found.list)?;

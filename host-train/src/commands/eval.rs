@@ -87,17 +87,14 @@ impl Eval {
         let mut records = Vec::with_capacity(self.model.len());
         for model in &self.model {
             let engine = self.engine.map_or_else(|| Engine::of_file(model), Ok)?;
-            let detector = Detector::load(model, engine)?;
+            let detector = Detector::load(model, engine)?.with_flips(self.flips);
             let options = Options {
                 threshold: self.threshold.steps(&detector, 0)?,
                 reference_niou: self.reference_niou,
                 resize_mask: self.resize_mask,
                 save_masks: self.save_masks.clone(),
             };
-            let evaluation = evaluate::evaluate(&samples, &options, |image| match self.flips {
-                true => detector.mirrored_logits(image),
-                false => detector.logits(image),
-            })?;
+            let evaluation = evaluate::evaluate(&samples, &options, |image| detector.logits(image))?;
             let (model, list) = (model.display().to_string(), dataset.list.display().to_string());
             records.push(Record { model, engine, flips: self.flips, list, evaluation });
         }

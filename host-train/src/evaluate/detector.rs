@@ -45,6 +45,7 @@ pub struct Detector {
     network: Network,
     info: ModelInfo,
     points: Vec<OperatingPoint>,
+    flips: bool,
 }
 
 impl Engine {
@@ -61,7 +62,12 @@ impl Detector {
             (true, Engine::Int8) => {
                 let network = Int8Network::open(path)?;
                 let points = network.operating_points()?.into_iter().map(OperatingPoint::from).collect();
-                Ok(Self { info: network.info().clone(), network: Network::Int8(Box::new(network)), points })
+                Ok(Self {
+                    info: network.info().clone(),
+                    network: Network::Int8(Box::new(network)),
+                    points,
+                    flips: false,
+                })
             }
             (false, Engine::Int8) => {
                 bail!("{} is a float model: run `gsacp quantize` first, or take --engine float", path.display())
@@ -87,7 +93,7 @@ impl Detector {
             }
             None => Vec::new(),
         };
-        Ok(Self { network, info, points })
+        Ok(Self { network, info, points, flips: false })
     }
 
     /// The operating points in the model's file; empty before `gsacp calibrate`.
@@ -108,16 +114,23 @@ impl Detector {
         })
     }
 
-    /// The mean of the logit maps of an image and its three mirror images, mirrored back: four times the work, and on a host only.
-    pub fn mirrored_logits(&self, image: &StoredImage) -> Result<LogitMap> {
+    /// The same detector, that takes the mean over an image and its three mirror images: four times the work, and on a host only.
+    pub fn with_flips(self, flips: bool) -> Self {
+        Self { flips, ..self }
+    }
+
+    /// The logit map of an image; with flips the mean of those of its four views, each mirrored back.
+    pub fn logits(&self, image: &StoredImage) -> Result<LogitMap> {
+        if !self.flips {
+            return self.view(image);
+        }
         let views = [(false, false), (true, false), (false, true), (true, true)];
-        let maps =
-            views.map(|(columns, rows)| Ok(self.logits(&image.mirrored(columns, rows))?.mirrored(columns, rows)));
+        let maps = views.map(|(columns, rows)| Ok(self.view(&image.mirrored(columns, rows))?.mirrored(columns, rows)));
         Ok(LogitMap::mean(&maps.into_iter().collect::<Result<Vec<_>>>()?))
     }
 
-    /// The logit map of an image.
-    pub fn logits(&self, image: &StoredImage) -> Result<LogitMap> {
+    /// The network's own logit map of an image.
+    fn view(&self, image: &StoredImage) -> Result<LogitMap> {
         let (width, height) = (image.width, image.height);
         match &self.network {
             Network::Candle(model) => {
@@ -239,10 +252,12 @@ mod tests {
             Values::Steps(_) => panic!("candle gives floats"),
         };
         let furthest = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        let (one, mean) = (values(detector.logits(&image).unwrap()), detector.mirrored_logits(&image).unwrap());
+        let one = values(detector.logits(&image).unwrap());
+        let detector = detector.with_flips(true);
+        let mean = detector.logits(&image).unwrap();
         assert!(furthest(&one, &values(mean.clone())) > 0.1);
         for (columns, rows) in [(true, false), (false, true), (true, true)] {
-            let seen = values(detector.mirrored_logits(&image.mirrored(columns, rows)).unwrap());
+            let seen = values(detector.logits(&image.mirrored(columns, rows)).unwrap());
             let difference = furthest(&seen, &values(mean.mirrored(columns, rows)));
             assert!(difference < 1e-4, "{difference}");
         }
