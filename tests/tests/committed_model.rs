@@ -8,11 +8,11 @@ use xtask::repository::{gsacp, output, real_images, root};
 
 /// What the README says of a model at the threshold calibrated for a rate, with or without `--flips`: at least mIoU, nIoU and Pd, at most Fa.
 const PROMISES: [(&str, &[&str], [f64; 4]); 5] = [
-    ("model.safetensors", &["--fa", "1.5e-5"], [0.67, 0.706, 0.962, 16e-6]),
-    ("model.int8.safetensors", &["--fa", "2e-5"], [0.667, 0.70, 0.968, 21e-6]),
-    ("model.int8.safetensors", &["--fa", "1.5e-5"], [0.664, 0.703, 0.954, 18e-6]),
-    ("model.int8.safetensors", &["--fa", "3e-5"], [0.648, 0.673, 0.974, 36e-6]),
-    ("model.int8.safetensors", &["--fa", "2e-5", "--flips"], [0.686, 0.706, 0.97, 20e-6]),
+    ("model.safetensors", &["--fa", "1.5e-5"], [0.665, 0.706, 0.965, 17e-6]),
+    ("model.int8.safetensors", &["--fa", "1.5e-5"], [0.667, 0.706, 0.968, 13e-6]),
+    ("model.int8.safetensors", &["--fa", "2e-5"], [0.664, 0.70, 0.968, 21e-6]),
+    ("model.int8.safetensors", &["--fa", "3e-5"], [0.643, 0.669, 0.974, 36e-6]),
+    ("model.int8.safetensors", &["--fa", "1.5e-5", "--flips"], [0.672, 0.709, 0.97, 16e-6]),
 ];
 
 /// mIoU, nIoU, Pd and Fa of a committed model on `val_dev`, at logit 0 unless `options` say otherwise.
