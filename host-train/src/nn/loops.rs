@@ -45,6 +45,20 @@ fn clipped<T: Real>(v: T, relu: bool) -> T {
     if relu && v <= T::zero() { T::zero() } else { v }
 }
 
+/// Adds every [`LANES`]-th of `x` to the same sum.
+#[inline(always)]
+fn add_to<T: Real>(sums: &mut [f64; LANES], x: &[T]) {
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            sums[i] += chunk[i].to_f64();
+        }
+    }
+    for (sum, v) in sums.iter_mut().zip(rest) {
+        *sum += v.to_f64();
+    }
+}
+
 /// g where the ReLU over x·scale + shift let it through, else zero.
 #[inline(always)]
 fn passed<T: Real>(x: T, g: T, scale: T, shift: T, relu: bool) -> T {
@@ -152,19 +166,14 @@ vectorised! {
 
     /// d = g where y > 0, else zero; Σd in f64.
     fn where_positive<T>(d: &mut [T], y: &[T], g: &[T]) -> f64 {
+        // Two loops over what fits the first cache: as one, the selection is compiled a number at a time.
+        const BLOCK: usize = 64 * LANES;
         let mut sums = [0f64; LANES];
-        let (ds, d_rest) = d.as_chunks_mut::<LANES>();
-        let (ys, y_rest) = y.as_chunks::<LANES>();
-        let (gs, g_rest) = g.as_chunks::<LANES>();
-        for ((d, y), g) in ds.iter_mut().zip(ys).zip(gs) {
-            for i in 0..LANES {
-                d[i] = if y[i] > T::zero() { g[i] } else { T::zero() };
-                sums[i] += d[i].to_f64();
+        for ((d, y), g) in d.chunks_mut(BLOCK).zip(y.chunks(BLOCK)).zip(g.chunks(BLOCK)) {
+            for ((d, y), g) in d.iter_mut().zip(y).zip(g) {
+                *d = if *y > T::zero() { *g } else { T::zero() };
             }
-        }
-        for (((d, y), g), sum) in d_rest.iter_mut().zip(y_rest).zip(g_rest).zip(&mut sums) {
-            *d = if *y > T::zero() { *g } else { T::zero() };
-            *sum += d.to_f64();
+            add_to(&mut sums, d);
         }
         sums.iter().sum()
     }
@@ -172,15 +181,7 @@ vectorised! {
     /// Σx in f64.
     fn sum<T>(x: &[T]) -> f64 {
         let mut sums = [0f64; LANES];
-        let (chunks, rest) = x.as_chunks::<LANES>();
-        for chunk in chunks {
-            for i in 0..LANES {
-                sums[i] += chunk[i].to_f64();
-            }
-        }
-        for (sum, v) in sums.iter_mut().zip(rest) {
-            *sum += v.to_f64();
-        }
+        add_to(&mut sums, x);
         sums.iter().sum()
     }
 
@@ -326,5 +327,25 @@ vectorised! {
             *to += *l + *r;
         }
         to[w - 1] += left[w - 1];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::testing::random;
+
+    #[test]
+    fn what_a_relu_lets_through_is_selected_and_summed_whatever_the_length() {
+        let both = random(1, &[2, 5000]).to_vec2::<f64>().unwrap();
+        let [y, g] = [0, 1].map(|k| both[k].iter().map(|&v| v as f32).collect::<Vec<_>>());
+        for n in [0, 1, 15, 16, 17, 1023, 1024, 1025, 5000] {
+            let mut d = vec![f32::NAN; n];
+            let sum = where_positive(&mut d, &y[..n], &g[..n]);
+            let kept = |i: usize| if y[i] > 0.0 { g[i] } else { 0.0 };
+            assert!((0..n).all(|i| d[i] == kept(i)), "{n}");
+            let expected: f64 = (0..n).map(|i| f64::from(kept(i))).sum();
+            assert!((sum - expected).abs() < 1e-9, "{n}: {sum}, {expected}");
+        }
     }
 }
