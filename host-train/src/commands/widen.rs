@@ -1,4 +1,4 @@
-//! `gsacp widen`: a wider network that starts where a narrower one has come to.
+//! `gsacp widen`: a wider network that starts where narrower ones have come to.
 
 use std::path::PathBuf;
 
@@ -11,12 +11,13 @@ use crate::train::config::Widths;
 /// Make a wider model that computes what a trained one does, to train on from (`gsacp train --init`).
 ///
 /// Channels are copied and the weights that read them are shared out unevenly among the copies, so that they become
-/// channels of their own in training.
+/// channels of their own in training. Two models of one ancestor (the last stage with two seeds, or the last two stages)
+/// are set side by side: the wide one then computes nearly the mean of their logits, which is better than either.
 #[derive(Args)]
 pub struct Widen {
-    /// The trained model, a float safetensors file.
-    #[arg(value_name = "MODEL")]
-    model: PathBuf,
+    /// The trained model, a float safetensors file, or several of one shape.
+    #[arg(value_name = "MODEL", required = true)]
+    models: Vec<PathBuf>,
     /// Widths of the new network.
     #[arg(long, value_enum)]
     widths: Widths,
@@ -31,9 +32,11 @@ pub struct Widen {
 impl Widen {
     /// Runs the command.
     pub fn run(self) -> Result<()> {
-        let narrow = StateDict::read(&self.model)?;
-        let wide = widen::widen(&narrow, self.widths.channels(), self.seed)
-            .with_context(|| self.model.display().to_string())?;
+        let narrow = self.models.iter().map(|path| StateDict::read(path)).collect::<Result<Vec<_>>>()?;
+        let wide = widen::widen(&narrow, self.widths.channels(), self.seed).with_context(|| {
+            let names: Vec<String> = self.models.iter().map(|path| path.display().to_string()).collect();
+            names.join(", ")
+        })?;
         wide.write(&self.out)?;
         let info = ModelInfo::read_from(&wide.metadata)?;
         println!("{}: widths {:?}, {} parameters", self.out.display(), info.widths, info.graph()?.parameters());

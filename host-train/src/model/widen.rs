@@ -1,14 +1,21 @@
-//! A wider network that computes what a narrower one does: where its training starts (Net2WiderNet, arXiv 1511.05641).
+//! A wider network that computes what narrower ones do: where its training starts (Net2WiderNet, arXiv 1511.05641).
 //!
-//! Every channel of a wide map is a copy of a narrow one; what reads the copies shares the narrow weight out among them:
+//! Every channel of a wide map is a copy of a channel of one narrow network; copies from different networks see nothing
+//! of each other at first, those of one network share out among them the weight with which their channel is read:
 //!
 //! ```text
-//! W'[o, i] = s[o, i] · W[from(o), from(i)],   Σ_{i: from(i) = j} s[o, i] = 1
+//! W'[o, i] = s[o, i] · W_m[from(o), from(i)] where o and i are copies from the same network m, else 0
+//! Σ_{i copy of channel j of m} s[o, i] = 1
 //! ```
 //!
 //! The shares are drawn for every output, between a third and three times each other, so that copies get different
-//! gradients and become channels of their own. One thing is kept only where every channel has as many copies: the mean
-//! over channels that a spatial gate looks at. In level 2 that is never so, as the Haar bands injected there have none.
+//! gradients and become channels of their own. A channel that is there only once, as the input, its Haar bands and the
+//! logits are, is every network's, and what computes it is the mean of theirs.
+//!
+//! One network is computed exactly where every channel that a spatial gate looks at has as many copies, as the gate takes
+//! the mean over channels. Of several, the logits are the mean only nearly: a gate has one map, of all channels and by the
+//! mean of the weights, and the bands pass through level 2 once. Networks that were trained on from one ancestor are close
+//! enough for that; strangers are not.
 
 use std::collections::BTreeMap;
 
@@ -21,44 +28,60 @@ use rand_chacha::ChaCha8Rng;
 use super::{ModelInfo, StateDict, params};
 use crate::data::random;
 
-/// The narrow channel that each channel of a wide map copies.
-type Copies = Vec<usize>;
+/// What a channel of a wide map is a copy of: a narrow network's channel, or, without `network`, that of all of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Copied {
+    network: Option<usize>,
+    channel: usize,
+}
 
-/// `narrow`'s weights in a network of `widths`, none of them smaller; `seed` draws the shares. The metadata is the
-/// [`ModelInfo`] alone. Errors: a dict that does not fit its graph, a width that shrinks or that no graph has.
-pub fn widen(narrow: &StateDict, widths: [u16; 5], seed: u64) -> Result<StateDict> {
-    let info = ModelInfo::read_from(&narrow.metadata)?;
+/// The networks of `narrow` side by side in one of `widths`; `seed` draws the shares. The metadata is the [`ModelInfo`]
+/// alone. Errors: a dict that does not fit its graph, networks of different shapes or normalisations, a width that is less
+/// than theirs together or that no graph has.
+pub fn widen(narrow: &[StateDict], widths: [u16; 5], seed: u64) -> Result<StateDict> {
+    let networks = narrow.len();
+    ensure!(networks > 0, "there is no network to widen");
+    let info = ModelInfo::read_from(&narrow[0].metadata)?;
     let wide_info = ModelInfo { widths, ..info.clone() };
     let (graph, wide) = (info.graph()?, wide_info.graph()?);
-    narrow.check(&graph)?;
+    for state in narrow {
+        let other = ModelInfo::read_from(&state.metadata)?;
+        ensure!(
+            other == info,
+            "networks side by side must have one shape and normalisation, not {info:?} and {other:?}"
+        );
+        state.check(&graph)?;
+    }
     ensure!(
-        info.widths.iter().zip(widths).all(|(narrow, wide)| *narrow <= wide),
-        "a network of widths {:?} cannot be widened to {widths:?}",
+        info.widths.iter().zip(widths).all(|(&few, many)| usize::from(few) * networks <= usize::from(many)),
+        "{networks} network(s) of widths {:?} cannot be widened to {widths:?}",
         info.widths
     );
-    let copies = copies(&graph, &wide);
+    let copies = copies(&graph, &wide, networks);
+    let once = of_all(1);
     let mut tensors = BTreeMap::new();
     for (id, node) in wide.nodes().iter().enumerate() {
         let own = &copies[id];
         let read = node.inputs().first().map_or(own, |&input| &copies[usize::from(input)]);
         let hidden = match node.op {
-            Op::SqueezeExcite { hidden, .. } => repeated(hidden_of(&graph, id), usize::from(hidden), 0),
-            _ => Copies::new(),
+            Op::SqueezeExcite { hidden, .. } => side_by_side(hidden_of(&graph, id), usize::from(hidden), networks),
+            _ => Vec::new(),
         };
         for param in params::of_node(&wide, id) {
-            let tensor = &narrow.tensors[&param.name];
             let (rows, columns) = match node.op {
-                Op::SqueezeExcite { .. } if param.name.ends_with("fc.0.weight") => (&hidden, Some(own)),
-                Op::SqueezeExcite { .. } => (own, Some(&hidden)),
+                Op::SqueezeExcite { .. } if param.name.ends_with("fc.0.weight") => (&hidden, own),
+                Op::SqueezeExcite { .. } => (own, &hidden),
                 // Of two channels, whatever the map's width.
-                Op::SpatialGate(_) => {
-                    tensors.insert(param.name, tensor.clone());
-                    continue;
-                }
-                _ => (own, (param.shape.len() > 1).then_some(read)),
+                Op::SpatialGate(_) => (&once, &once),
+                _ if param.shape.len() > 1 => (own, read),
+                _ => (own, &once),
             };
+            let values = narrow.iter().map(|state| state.tensors[&param.name].flatten_all()?.to_vec1());
+            let values = values.collect::<candle_core::Result<Vec<Vec<f32>>>>()?;
+            let taps = param.shape.iter().product::<usize>() / (rows.len() * columns.len());
             let mut rng = random::stream(seed, &param.name, 0, 0);
-            tensors.insert(param.name, expand(tensor, rows, columns, &mut rng)?.reshape(param.shape)?);
+            let expanded = expand(&values, rows, columns, taps, &mut rng);
+            tensors.insert(param.name, Tensor::from_vec(expanded, param.shape, &Device::Cpu)?);
         }
     }
     let mut state = StateDict { tensors, metadata: BTreeMap::new() };
@@ -67,34 +90,48 @@ pub fn widen(narrow: &StateDict, widths: [u16; 5], seed: u64) -> Result<StateDic
     Ok(state)
 }
 
-/// The copies of every node's map. Sums need their terms' copies to agree; they do, as a map's copies follow from its
-/// width alone: those of level 2's width begin with the Haar bands.
-fn copies(graph: &Graph, wide: &Graph) -> Vec<Copies> {
-    let bands = 3 * usize::from(graph.input_channels);
-    let mut all: Vec<Copies> = Vec::new();
+/// What the channels of every node's map are copies of.
+fn copies(graph: &Graph, wide: &Graph, networks: usize) -> Vec<Vec<Copied>> {
+    let mut all: Vec<Vec<Copied>> = Vec::new();
     for (node, wider) in graph.nodes().iter().zip(wide.nodes()) {
         let (few, many) = (usize::from(node.channels), usize::from(wider.channels));
-        all.push(match node.op {
+        let inputs: Vec<usize> = node.inputs().iter().map(|&input| usize::from(input)).collect();
+        let own = match node.op {
+            Op::Input | Op::HaarInject => of_all(few),
+            Op::Conv(_) if all.len() + 1 == graph.nodes().len() => of_all(few),
+            Op::Conv(_) => side_by_side(few, many, networks),
+            Op::SpatialGate(_) | Op::SqueezeExcite { .. } | Op::MaxPool { .. } | Op::Upsample2 => {
+                all[inputs[0]].clone()
+            }
             Op::Concat => {
-                let mut joined = Copies::new();
+                let mut joined = Vec::new();
                 let mut offset = 0;
-                for &part in node.inputs() {
-                    let part = usize::from(part);
-                    joined.extend(all[part].iter().map(|from| offset + from));
+                for &part in &inputs {
+                    joined.extend(all[part].iter().map(|copy| Copied { channel: offset + copy.channel, ..*copy }));
                     offset += usize::from(graph.nodes()[part].channels);
                 }
                 joined
             }
-            _ if node.channels == graph.widths[1] => repeated(few, many, bands),
-            _ => repeated(few, many, 0),
-        });
+            // The second term is a conv's that nothing else reads; it takes the order of the first, which may hold bands.
+            Op::Add { .. } => {
+                all[inputs[1]] = all[inputs[0]].clone();
+                all[inputs[0]].clone()
+            }
+        };
+        all.push(own);
     }
     all
 }
 
-/// 0 to `few` − 1 once, then those from `fixed` on again and again.
-fn repeated(few: usize, many: usize, fixed: usize) -> Copies {
-    (0..many).map(|i| if i < few { i } else { fixed + (i - fixed) % (few - fixed) }).collect()
+/// Channels that are there once.
+fn of_all(count: usize) -> Vec<Copied> {
+    (0..count).map(|channel| Copied { network: None, channel }).collect()
+}
+
+/// The `few` channels of the first network, of the second and so on, and then all of them again, until they are `many`.
+fn side_by_side(few: usize, many: usize, networks: usize) -> Vec<Copied> {
+    let copied = |i: usize| Copied { network: Some(i / few % networks), channel: i % few };
+    (0..many).map(copied).collect()
 }
 
 fn hidden_of(graph: &Graph, id: usize) -> usize {
@@ -104,28 +141,25 @@ fn hidden_of(graph: &Graph, id: usize) -> usize {
     }
 }
 
-/// `tensor` with its rows (first dimension) and columns (second) copied; a column's values are shared out among its copies.
-fn expand(tensor: &Tensor, rows: &Copies, columns: Option<&Copies>, rng: &mut ChaCha8Rng) -> Result<Tensor> {
-    let values = tensor.flatten_all()?.to_vec1::<f32>()?;
-    let mut out = Vec::new();
-    match columns {
-        None => out.extend(rows.iter().map(|&row| values[row])),
-        Some(columns) => {
-            let few = tensor.dim(1)?;
-            let taps: usize = tensor.dims()[2..].iter().product();
-            for &row in rows {
-                let draws: Vec<f32> = columns.iter().map(|_| rng.random_range(0.5..1.5)).collect();
-                let mut sums = vec![0f32; few];
-                columns.iter().zip(&draws).for_each(|(&column, draw)| sums[column] += draw);
-                for (&column, draw) in columns.iter().zip(&draws) {
-                    let from = (row * few + column) * taps;
-                    out.extend(values[from..from + taps].iter().map(|value| value * (draw / sums[column])));
-                }
-            }
+/// The wide tensor of the networks' `values`, row-major with `taps` values for a row and column.
+fn expand(values: &[Vec<f32>], rows: &[Copied], columns: &[Copied], taps: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
+    let few = 1 + columns.iter().map(|column| column.channel).max().unwrap_or(0);
+    let mut out = Vec::with_capacity(rows.len() * columns.len() * taps);
+    for row in rows {
+        let draws: Vec<f32> = columns.iter().map(|_| rng.random_range(0.5..1.5)).collect();
+        for (column, draw) in columns.iter().zip(&draws) {
+            let copies = columns.iter().zip(&draws).filter(|(other, _)| *other == column);
+            let share = draw / copies.map(|(_, draw)| draw).sum::<f32>();
+            let at = (row.channel * few + column.channel) * taps;
+            out.extend((at..at + taps).map(|at| match (row.network, column.network) {
+                (Some(a), Some(b)) if a != b => 0.0,
+                (Some(network), _) => share * values[network][at],
+                (None, Some(network)) => share * values[network][at] / values.len() as f32,
+                (None, None) => share * values.iter().map(|of_one| of_one[at]).sum::<f32>() / values.len() as f32,
+            }));
         }
     }
-    let count = out.len();
-    Ok(Tensor::from_vec(out, count, &Device::Cpu)?)
+    out
 }
 
 #[cfg(test)]
@@ -137,26 +171,26 @@ mod tests {
     use crate::model::{Mode, Msda};
 
     /// A `quarter` of random weights, its batch norms settled on the input that it is tried on.
-    fn narrow(input: &Tensor) -> (StateDict, Tensor) {
+    fn narrow(input: &Tensor) -> StateDict {
         let info = ModelInfo { widths: QUARTER, input_channels: 1, mean: 0.0, std: 1.0 };
         let model = Msda::new(&info.graph().unwrap(), 5, &Device::Cpu).unwrap();
         model.forward(input, Mode::Measure { seen: 0 }).unwrap();
         let mut state = model.state().unwrap();
         info.write_to(&mut state.metadata);
-        (state, model.forward(input, Mode::Eval).unwrap().logits)
+        state
     }
 
-    fn logits(state: &StateDict, input: &Tensor) -> Tensor {
+    fn logits(state: &StateDict, input: &Tensor) -> Vec<f32> {
         let graph = ModelInfo::read_from(&state.metadata).unwrap().graph().unwrap();
-        Msda::from_state(&graph, state, &Device::Cpu).unwrap().forward(input, Mode::Eval).unwrap().logits
+        let model = Msda::from_state(&graph, state, &Device::Cpu).unwrap();
+        model.forward(input, Mode::Eval).unwrap().logits.flatten_all().unwrap().to_vec1().unwrap()
     }
 
     /// The largest difference over the largest deviation from the mean.
-    fn moved(a: &Tensor, b: &Tensor) -> f32 {
-        let [a, b] = [a, b].map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+    fn moved(a: &[f32], b: &[f32]) -> f32 {
         let mean = a.iter().sum::<f32>() / a.len() as f32;
         let largest = |values: &mut dyn Iterator<Item = f32>| values.fold(0f32, |most, v| most.max(v.abs()));
-        largest(&mut a.iter().zip(&b).map(|(a, b)| a - b)) / largest(&mut a.iter().map(|a| a - mean))
+        largest(&mut a.iter().zip(b).map(|(a, b)| a - b)) / largest(&mut a.iter().map(|a| a - mean))
     }
 
     fn input() -> Tensor {
@@ -166,32 +200,63 @@ mod tests {
     }
 
     #[test]
-    fn a_wider_network_computes_the_same_but_for_the_means_of_level_two() {
+    fn a_wider_network_computes_the_same() {
         let input = input();
-        let (state, expected) = narrow(&input);
-        let wide = widen(&state, [8, 8, 32, 16, 48], 1).unwrap();
-        let same = moved(&expected, &logits(&wide, &input));
-        let nearly = moved(&expected, &logits(&widen(&state, HALF, 1).unwrap(), &input));
-        println!("logits moved by {same} and {nearly} of their range");
-        assert!(same < 1e-3 && nearly < 0.5, "{same} {nearly}");
-        let other = widen(&state, [8, 8, 32, 16, 48], 2).unwrap();
-        let first =
-            |state: &StateDict| state.tensors["layer.0.weight"].flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        assert_ne!(first(&wide), first(&other));
-        assert_ne!(first(&wide)[0], first(&wide)[4], "two copies have the same share");
+        let state = narrow(&input);
+        let expected = logits(&state, &input);
+        for widths in [HALF, [8, 8, 32, 16, 48]] {
+            let wide = widen(std::slice::from_ref(&state), widths, 1).unwrap();
+            let moved = moved(&expected, &logits(&wide, &input));
+            assert!(moved < 1e-3, "{widths:?}: logits moved by {moved} of their range");
+        }
+        let [one, other] = [1, 2].map(|seed| {
+            let wide = widen(std::slice::from_ref(&state), HALF, seed).unwrap();
+            wide.tensors["layer.0.weight"].flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        });
+        assert_ne!(one, other);
+        assert_ne!(one[0], one[4], "two copies have the same share");
+    }
+
+    /// Two networks with one encoder, where every gate and band is, have nothing to disturb each other by.
+    #[test]
+    fn two_decoders_side_by_side_compute_the_mean_of_their_logits() {
+        let input = input();
+        let first = narrow(&input);
+        let mut second = first.clone();
+        for (name, tensor) in &mut second.tensors {
+            if !name.starts_with("stage") {
+                let mut rng = random::stream(7, name, 0, 0);
+                let factors = (0..tensor.elem_count()).map(|_| rng.random_range(0.5f32..1.5)).collect();
+                *tensor = (&*tensor * Tensor::from_vec(factors, tensor.shape(), &Device::Cpu).unwrap()).unwrap();
+            }
+        }
+        let [a, b] = [&first, &second].map(|state| logits(state, &input));
+        let mean: Vec<f32> = a.iter().zip(&b).map(|(a, b)| (a + b) / 2.0).collect();
+        let both = logits(&widen(&[first, second], HALF, 1).unwrap(), &input);
+        let (from_mean, from_one) = (moved(&mean, &both), moved(&a, &both));
+        assert!(
+            from_mean < 1e-3 && from_one > 0.05,
+            "{from_mean} of the range from the mean, {from_one} from the first"
+        );
     }
 
     #[test]
-    fn copies_begin_with_the_narrow_channels() {
-        assert_eq!(repeated(5, 13, 0), [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1, 2]);
-        assert_eq!(repeated(5, 9, 3), [0, 1, 2, 3, 4, 3, 4, 3, 4]);
-        assert_eq!(repeated(3, 3, 3), [0, 1, 2]);
+    fn channels_of_several_networks_take_turns() {
+        let of = |network, channel| Copied { network: Some(network), channel };
+        assert_eq!(side_by_side(2, 3, 1), [of(0, 0), of(0, 1), of(0, 0)]);
+        assert_eq!(side_by_side(2, 5, 2), [of(0, 0), of(0, 1), of(1, 0), of(1, 1), of(0, 0)]);
     }
 
     #[test]
-    fn a_network_does_not_shrink() {
-        let (state, _) = narrow(&input());
-        let error = widen(&state, [4, 8, 16, 16, 12], 1).unwrap_err().to_string();
-        assert!(error.contains("cannot be widened"), "{error}");
+    fn networks_that_do_not_fit_are_refused() {
+        let state = narrow(&input());
+        let error = |networks: &[StateDict], widths| widen(networks, widths, 1).unwrap_err().to_string();
+        let two = [state.clone(), state.clone()];
+        assert!(error(&two[..1], [4, 8, 16, 16, 12]).contains("cannot be widened"));
+        assert!(error(&two, [8, 16, 32, 32, 24]).contains("2 network(s)"));
+        assert!(error(&[], HALF).contains("no network"));
+        let mut shifted = state.clone();
+        ModelInfo { mean: 0.5, ..ModelInfo::read_from(&state.metadata).unwrap() }.write_to(&mut shifted.metadata);
+        assert!(error(&[state, shifted], HALF).contains("normalisation"));
     }
 }
