@@ -6,13 +6,17 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 /// Writes `bytes` to `path` through a temporary file in the same folder and a rename, so that a crash or a full
-/// disk never leaves half a file under the final name. The folder must exist.
+/// disk never leaves half a file under the final name. The folder must exist. What is there and is no file, as `/dev/null`
+/// or a pipe, is written to and not replaced.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     let write = || -> std::io::Result<()> {
+        if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+            return std::fs::write(path, bytes);
+        }
         let mut builder = tempfile::Builder::new();
         builder.prefix(".part-");
         #[cfg(unix)]
@@ -44,6 +48,18 @@ mod tests {
         write_atomic(&path, b"two").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    /// A socket, which refuses the write, stands for a device, which would take it.
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_not_replaced() {
+        use std::os::unix::fs::FileTypeExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let _open = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert!(write_atomic(&path, b"one").is_err());
+        assert!(std::fs::symlink_metadata(&path).unwrap().file_type().is_socket());
     }
 
     #[test]
