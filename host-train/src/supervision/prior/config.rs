@@ -35,6 +35,8 @@ pub struct PriorConfig {
     pub polarity: Polarity,
     /// σ_s, spread of the distance factor.
     pub sigma: f32,
+    /// σ_s per equivalent radius of a mask so large that this is more than `sigma`; 0: never more.
+    pub sigma_per_radius: f32,
     /// Order of the distance factor; 1 is a Gaussian.
     pub distance_order: i32,
     /// κ, spread of the intensity factor as a share of the contrast.
@@ -67,6 +69,7 @@ impl Default for PriorConfig {
             form: Form::Contrast,
             polarity: Polarity::Bright,
             sigma: 14.0,
+            sigma_per_radius: 0.0,
             distance_order: 2,
             kappa: 0.617,
             kappa_noise: 0.21,
@@ -128,6 +131,7 @@ impl PriorConfig {
         for (key, value) in [
             ("window_base", self.window_base),
             ("window_per_radius", self.window_per_radius),
+            ("sigma_per_radius", self.sigma_per_radius),
             ("kappa_noise", self.kappa_noise),
         ] {
             ensure!((0.0..=64.0).contains(&value), "prior.{key} = {value}: give a number from 0 to 64");

@@ -16,7 +16,9 @@
 //! - b is a plane (least squares over the window without its brightest tenth and its middle) plus a
 //!   percentile of what remains, since horizons and cloud edges tilt the background;
 //! - the window is set by the target: drawn once with `window`, then again with
-//!   `window_base` + `window_per_radius` · √(area/π);
+//!   `window_base` + `window_per_radius` · r, r = √(area/π);
+//! - where `sigma_per_radius` · r is more than σ, it takes σ's place, and mask and window are drawn again, up to three times: small
+//!   targets need a short σ, which holds them together on warm ground, and large ones would be cut off by it;
 //! - κ falls with the local noise-to-contrast ratio ν (median absolute deviation): κ − `kappa_noise` · min(ν, 0.4);
 //! - only the 8-connected component of {g > `component_level`} that holds the seed is kept, and around it a
 //!   one-pixel skirt, whose values are below the level.
@@ -43,6 +45,9 @@ const HALF: f32 = 2.0 * std::f32::consts::LN_2;
 const LEAST_CONTRAST: f32 = 2.0 / 255.0;
 /// Noise-to-contrast ratios above this say no more.
 const MOST_NOISE: f32 = 0.4;
+/// Passes in which a large target may grow, and the largest σ_s it may grow to, in pixels.
+const MOST_GROWTH: usize = 3;
+const MOST_SIGMA: f32 = 40.0;
 /// Values below this are dropped from a patch.
 const LEAST_VALUE: f32 = 0.01;
 
@@ -100,13 +105,30 @@ fn bell(x_squared: f32, order: i32) -> f32 {
 
 fn contrast(view: View, x: i32, y: i32, config: &PriorConfig) -> Patch {
     let (x, y) = brightest(view, x, y, config.seed_shift as i32);
-    let first = region(view, x, y, config.window as i32, config);
+    let first = region(view, x, y, config.window as i32, config.sigma, config);
     if config.window_per_radius == 0.0 {
         return first;
     }
-    let area = first.values.iter().filter(|&&g| g > 0.5).count() as f32;
-    let half = config.window_base + config.window_per_radius * (area / std::f32::consts::PI).sqrt();
-    region(view, x, y, (half.round() as i32).clamp(8, 24), config)
+    let again = |r: f32, most: i32, sigma: f32| {
+        let half = (config.window_base + config.window_per_radius * r).round() as i32;
+        region(view, x, y, half.clamp(8, most), sigma, config)
+    };
+    let mut patch = again(radius(&first), 24, config.sigma);
+    for _ in 0..MOST_GROWTH {
+        let r = radius(&patch);
+        let sigma = (config.sigma_per_radius * r).min(MOST_SIGMA);
+        if sigma <= config.sigma {
+            break;
+        }
+        patch = again(r, 36, sigma);
+    }
+    patch
+}
+
+/// The radius of a disk as large as {g > ½}.
+fn radius(patch: &Patch) -> f32 {
+    let area = patch.values.iter().filter(|&&g| g > 0.5).count() as f32;
+    (area / std::f32::consts::PI).sqrt()
 }
 
 /// The brightest pixel within `shift`; of equal ones the nearest, then the first in raster order.
@@ -121,18 +143,18 @@ fn brightest(view: View, x: i32, y: i32, shift: i32) -> (i32, i32) {
     (best.0, best.1)
 }
 
-/// g on the seed's component and its skirt, with the background taken from a window of the given half-side.
-fn region(view: View, x: i32, y: i32, half: i32, config: &PriorConfig) -> Patch {
+/// g on the seed's component and its skirt, with the background taken from a window of half-side `half` and the distance
+/// factor's spread `sigma`.
+fn region(view: View, x: i32, y: i32, half: i32, sigma: f32, config: &PriorConfig) -> Patch {
     let background = Background::around(view, x, y, half, config);
     let contrast = (view.at(x, y) - background.level).max(LEAST_CONTRAST);
     let kappa = (config.kappa - config.kappa_noise * (background.noise / contrast).min(MOST_NOISE)).max(0.1);
-    let reach = reach(config.sigma, config.distance_order);
+    let reach = reach(sigma, config.distance_order);
     grow(view, x, y, reach, config.component_level, |u, v| {
         let (dx, dy) = ((u - x) as f32, (v - y) as f32);
         let level = background.level + background.slope.0 * dx + background.slope.1 * dy;
         let below = (1.0 - (view.at(u, v) - level) / contrast).max(0.0) / kappa;
-        bell((dx * dx + dy * dy) / config.sigma.powi(2), config.distance_order)
-            * bell(below * below, config.intensity_order)
+        bell((dx * dx + dy * dy) / sigma.powi(2), config.distance_order) * bell(below * below, config.intensity_order)
     })
 }
 

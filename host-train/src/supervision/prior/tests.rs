@@ -99,6 +99,24 @@ fn flat_images_edges_and_small_images_give_a_finite_patch() {
 }
 
 #[test]
+fn a_large_target_grows_only_where_it_is_asked_to_and_a_small_one_does_not() {
+    let growing = PriorConfig { sigma_per_radius: 1.5, ..PriorConfig::default() };
+    // The area of a hill of this spread, drawn and, above the level 1 − κ, true.
+    let areas = |spread: f32, config: &PriorConfig| {
+        let apart = |x: f32, y: f32| (x - 60.0).powi(2) + (y - 60.0).powi(2);
+        let hill = |x: f32, y: f32| 0.2 + 0.5 * (-apart(x, y) / (2.0 * spread * spread)).exp();
+        let truth = std::f32::consts::PI * 2.0 * spread * spread * -(1.0 - config.kappa).ln();
+        let patch = draw(&image(120, 120, hill), Point { x: 60, y: 60 }, config);
+        mask(&patch).len() as f32 / truth
+    };
+    for spread in [1.5, 3.0] {
+        assert_eq!(areas(spread, &PriorConfig::default()), areas(spread, &growing));
+    }
+    let (still, grown) = (areas(11.0, &PriorConfig::default()), areas(11.0, &growing));
+    assert!(still < 0.6 && (0.85..1.15).contains(&grown), "{still}, {grown} of the hill");
+}
+
+#[test]
 fn a_bad_number_is_an_error_that_names_its_key() {
     let bad = PriorConfig { kappa: 0.0, ..PriorConfig::default() };
     assert!(bad.validate().unwrap_err().to_string().contains("prior.kappa"));
