@@ -59,6 +59,13 @@ impl ModelInfo {
         Ok(graph::msda(self.widths, self.input_channels))
     }
 
+    /// Whether both networks see an image as nearly the same numbers: in as many channels, with a mean and a deviation no more than
+    /// a thousandth of the deviation apart. The scales that two runs see their images at move both by less.
+    pub fn sees_like(&self, other: &ModelInfo) -> bool {
+        let near = |a: f32, b: f32| (a - b).abs() <= 1e-3 * self.std;
+        self.input_channels == other.input_channels && near(self.mean, other.mean) && near(self.std, other.std)
+    }
+
     /// Puts itself into metadata.
     pub fn write_to(&self, metadata: &mut BTreeMap<String, String>) {
         let text = serde_json::to_string(self).expect("plain numbers always serialise");

@@ -36,7 +36,7 @@ struct Copied {
 }
 
 /// The networks of `narrow` side by side in one of `widths`; `seed` draws the shares. The metadata is the [`ModelInfo`]
-/// alone. Errors: a dict that does not fit its graph, networks of different shapes or normalisations, a width that is less
+/// alone, the first's. Errors: a dict that does not fit its graph, networks of different shapes or normalisations, a width that is less
 /// than theirs together or that no graph has.
 pub fn widen(narrow: &[StateDict], widths: [u16; 5], seed: u64) -> Result<StateDict> {
     let networks = narrow.len();
@@ -47,7 +47,7 @@ pub fn widen(narrow: &[StateDict], widths: [u16; 5], seed: u64) -> Result<StateD
     for state in narrow {
         let other = ModelInfo::read_from(&state.metadata)?;
         ensure!(
-            other == info,
+            other.widths == info.widths && other.sees_like(&info),
             "networks side by side must have one shape and normalisation, not {info:?} and {other:?}"
         );
         state.check(&graph)?;

@@ -71,7 +71,7 @@ impl Members {
             ensure!(all.iter().all(|member| member.path != *path), "{} is given twice", path.display());
             let (member, other) = read(path)?;
             ensure!(
-                other == info,
+                other.widths == info.widths && other.sees_like(&info),
                 "{} and {} cannot be averaged: {} and {}",
                 all[0].path.display(),
                 path.display(),
@@ -167,6 +167,13 @@ pub(crate) mod tests {
         let error = refusal(&[a.clone(), b]);
         assert!(error.contains("/a and ") && error.contains("/b cannot") && error.contains("[8, 16, 32"), "{error}");
         assert!(refusal(&[a.clone(), a.clone()]).contains("given twice"));
+        // Of runs at other scales, whose mean is nearly the same; and of other images.
+        for (mean, fits) in [(0.4001, true), (0.41, false)] {
+            let (mut state, path) = (StateDict::read(&a).unwrap(), folder.path().join(format!("{mean}")));
+            ModelInfo { widths: QUARTER, input_channels: 1, mean, std: 0.2 }.write_to(&mut state.metadata);
+            state.write(&path).unwrap();
+            assert_eq!(Members::read(&[a.clone(), path]).is_ok(), fits, "{mean}");
+        }
         assert!(refusal(&[]).contains("at least one"));
         let mut bare = StateDict::read(&a).unwrap();
         bare.metadata.remove("gsacp.config");
