@@ -158,6 +158,7 @@ fn bad_input_is_named_and_nothing_is_written() {
     let picture = "scenes/images/synth_00000.png";
     let on_scenes = |command: &[&'static str]| [command, &scenes[..]].concat();
     let with_model = |model: &'static str| vec!["detect", "--model", model, picture];
+    let training = |options: &[&'static str]| [&on_scenes(&["train", "--out", "run"])[..], options].concat();
     let cases: Vec<(Vec<&str>, &[&str])> = vec![
         (with_model("none.safetensors"), &["none.safetensors"]),
         (with_model("missing.safetensors"), &["missing.safetensors", KEY]),
@@ -190,6 +191,12 @@ fn bad_input_is_named_and_nothing_is_written() {
         (vec!["export", "good.img", "--onnx", "out.onnx"], &["good.img"]),
         (vec!["export", "m.safetensors", "--onnx", "out.onnx", "--size", "64x60"], &["m.safetensors", "64x60", "16"]),
         (vec!["export", "m.safetensors", "--onnx", "none/out.onnx"], &["none/out.onnx"]),
+        (training(&["--teacher", "m.safetensors"]), &["--teacher", "distill"]),
+        (training(&["--set", "supervision.method=distill"]), &["--teacher"]),
+        (
+            training(&["--set", "supervision.method=distill", "--teacher", "m8.safetensors"]),
+            &["m8.safetensors", "cannot teach"],
+        ),
         (on_scenes(&["data", "sources", "--out", "lists"]), &["val.txt", "one source"]),
         (on_scenes(&["eval", "--model", "m.safetensors", "m8.safetensors", "--by-size"]), &["--by-size", "one"]),
         (vec!["reference-check", "--state", "missing.safetensors", "--io", "m.safetensors"], &["missing.safetensors"]),

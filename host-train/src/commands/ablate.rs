@@ -145,7 +145,13 @@ impl AblateArgs {
         };
         Ok(Bench {
             plan,
-            source: DataSource { dir, list: plan.list.clone(), points, clutter: plan.clutter.clone() },
+            source: DataSource {
+                dir,
+                list: plan.list.clone(),
+                points,
+                clutter: plan.clutter.clone(),
+                teachers: Vec::new(),
+            },
             validation_print: format!("{:016x}", validation.fingerprint()?),
             validation,
             init_print,

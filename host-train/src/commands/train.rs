@@ -42,6 +42,10 @@ pub struct TrainArgs {
     /// Start from the weights of this model.
     #[arg(long, conflicts_with = "resume")]
     init: Option<PathBuf>,
+    /// Trained float models whose logits are learnt, by supervision.method="distill", in place of labels: by their mean, over
+    /// the four mirror images.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    teacher: Vec<PathBuf>,
     /// Where to compute.
     #[arg(long, value_enum, default_value_t)]
     device: DeviceKind,
@@ -92,7 +96,7 @@ impl DataArgs {
             Some(path) => Source::File(path.clone()),
             None => Source::Masks { kind: self.point_kind, seed: POINT_SEED },
         };
-        DataSource { dir: self.data.clone(), list: self.list.clone(), points, clutter: None }
+        DataSource { dir: self.data.clone(), list: self.list.clone(), points, clutter: None, teachers: Vec::new() }
     }
 }
 
@@ -108,8 +112,8 @@ impl TrainArgs {
             Some(list) => Some(Dataset::open(&self.data.images.data, list)?),
             None => None,
         };
-        let (mut trainer, set) =
-            begin(config, &self.data.source(), &folder, self.resume, self.init.as_deref(), &device)?;
+        let source = DataSource { teachers: self.teacher.clone(), ..self.data.source() };
+        let (mut trainer, set) = begin(config, &source, &folder, self.resume, self.init.as_deref(), &device)?;
         let validator = match validation {
             Some(dataset) => {
                 let EvaluationConfig { limit, fa_limit, .. } = trainer.config().evaluation;

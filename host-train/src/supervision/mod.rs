@@ -2,8 +2,9 @@
 //!
 //! [`Objective`] is what the trainer sees: a loss with named terms, and the variables that are trained beside the
 //! network's. Which supervision it is, the configuration says: [`gsacp`] from single points, with the local
-//! [`prior`] drawn once per image, or [`full`] from the true masks, the upper bound.
+//! [`prior`] drawn once per image, [`full`] from the true masks, the upper bound, or [`distill`] from trained networks.
 
+pub mod distill;
 pub mod full;
 pub mod gsacp;
 pub mod loss;
@@ -12,10 +13,11 @@ pub mod projection;
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
+use self::distill::DistillConfig;
 use self::gsacp::{GsacpConfig, Moment};
 use self::prior::PriorConfig;
 use self::projection::Projection;
@@ -34,25 +36,30 @@ pub enum Method {
     Gsacp,
     /// True masks.
     Full,
+    /// The logits of trained networks.
+    Distill,
 }
 
 /// The `[supervision]` section of a run's configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SupervisionConfig {
-    /// `gsacp` or `full`. Default `gsacp`.
+    /// `gsacp`, `full` or `distill`. Default `gsacp`.
     pub method: Method,
     /// The local prior of a point.
     pub prior: PriorConfig,
     /// The objective of GSACP.
     pub gsacp: GsacpConfig,
+    /// Learning from other networks.
+    pub distill: DistillConfig,
 }
 
 impl SupervisionConfig {
     /// An error that names the key when a number is out of range.
     pub fn validate(&self) -> Result<()> {
         self.prior.validate()?;
-        self.gsacp.validate()
+        self.gsacp.validate()?;
+        self.distill.validate()
     }
 
     /// Whether training needs the true masks.
@@ -64,7 +71,7 @@ impl SupervisionConfig {
     pub fn prior(&self) -> impl Fn(&GrayImage, &[Point]) -> Vec<Patch> + Sync + '_ {
         |image, points| match self.method {
             Method::Gsacp => prior::draw_all(image, points, &self.prior),
-            Method::Full => vec![Patch::default(); points.len()],
+            Method::Full | Method::Distill => vec![Patch::default(); points.len()],
         }
     }
 }
@@ -115,7 +122,7 @@ impl Objective {
         let [w1, w2, ..] = widths.map(usize::from);
         let projection = match config.method {
             Method::Gsacp => Some(Projection::new(w1, w2, config.gsacp.channels, config.gsacp.features, seed, device)?),
-            Method::Full => None,
+            Method::Full | Method::Distill => None,
         };
         Ok(Self { config: config.clone(), projection, none: BTreeMap::new() })
     }
@@ -130,8 +137,8 @@ impl Objective {
         self.projection.is_some() && self.config.gsacp.asks_teacher(fraction(step, total))
     }
 
-    /// The loss of a batch, `step` of `total` steps into the run; `teacher` is the averaged network's probability at every
-    /// pixel, where it was [asked for](Self::asks_teacher).
+    /// The loss of a batch, `step` of `total` steps into the run; `teacher` is, at every pixel, the averaged network's probability
+    /// where it was [asked for](Self::asks_teacher), or the mean logit of the networks that are learnt from.
     pub fn evaluate(
         &self,
         outputs: &Outputs,
@@ -141,7 +148,11 @@ impl Objective {
         total: u64,
     ) -> Result<Value> {
         let Some(projection) = &self.projection else {
-            return full::evaluate(&outputs.logits, &batch.masks);
+            if self.config.method == Method::Full {
+                return full::evaluate(&outputs.logits, &batch.masks);
+            }
+            let teacher = teacher.context("supervision.method = \"distill\" has no network to learn from")?;
+            return distill::evaluate(&outputs.logits, teacher, &self.config.distill);
         };
         let features = projection.features(outputs)?;
         let fraction = fraction(step, total);

@@ -19,5 +19,6 @@ pub mod progress;
 pub mod run;
 pub mod schedule;
 pub mod setup;
+pub mod teachers;
 pub mod trainer;
 pub mod validate;

@@ -9,6 +9,7 @@ use crc::{CRC_32_ISO_HDLC, CRC_64_XZ, Crc};
 
 use super::config::{QuantisationConfig, RunConfig};
 use super::run::{self, RunFolder};
+use super::teachers::Teachers;
 use super::trainer::Trainer;
 use crate::data::dataset::Dataset;
 use crate::data::points::{Point, Source};
@@ -16,6 +17,7 @@ use crate::data::train_set::{Prior, Reading, TrainSet};
 use crate::model::StateDict;
 use crate::quantize::groups;
 use crate::quantize::observe::{self, Observations};
+use crate::supervision::Method;
 
 /// The training data of a run.
 #[derive(Clone, Debug)]
@@ -28,6 +30,8 @@ pub struct DataSource {
     pub points: Source,
     /// A file of clutter, from `gsacp mine`.
     pub clutter: Option<PathBuf>,
+    /// Models whose logits are learnt.
+    pub teachers: Vec<PathBuf>,
 }
 
 impl DataSource {
@@ -54,11 +58,19 @@ impl DataSource {
 
 /// Reads the data, with the priors of its points, and builds the trainer.
 pub fn prepare(config: RunConfig, source: &DataSource, device: &Device) -> Result<(Trainer, Arc<TrainSet>)> {
+    let learns = config.supervision.method == Method::Distill;
+    ensure!(learns || source.teachers.is_empty(), "--teacher is for supervision.method = \"distill\"");
+    ensure!(
+        !(learns && source.teachers.is_empty()),
+        "supervision.method = \"distill\" learns from trained networks: give them by --teacher"
+    );
+    let teachers = Teachers::load(&source.teachers, device)?;
     let dataset = Dataset::open(&source.dir, &source.list)?;
     let set = source.read(&config, &dataset, config.supervision.needs_masks(), &config.supervision.prior())?;
-    let fingerprint = fingerprint(&dataset, &set)?;
+    let fingerprint = fingerprint(&dataset, &set, &source.teachers)?;
     let total = config.schedule.total_steps(set.batches_per_epoch(config.schedule.batch) as u64);
-    let trainer = Trainer::new(config, set.normalisation()?, total, fingerprint, code_version(), device)?;
+    let mut trainer = Trainer::new(config, set.normalisation()?, total, fingerprint, code_version(), device)?;
+    trainer.learn_from(teachers)?;
     Ok((trainer, Arc::new(set)))
 }
 
@@ -105,8 +117,8 @@ fn round_maps(trainer: &mut Trainer, source: &DataSource) -> Result<()> {
     trainer.round_maps(pairs)
 }
 
-/// Files, point labels and clutter, hexadecimal: equal means the same training data.
-fn fingerprint(dataset: &Dataset, set: &TrainSet) -> Result<String> {
+/// Files, point labels, clutter and teachers, hexadecimal: equal means the same training data.
+fn fingerprint(dataset: &Dataset, set: &TrainSet, teachers: &[PathBuf]) -> Result<String> {
     let crc = Crc::<u64>::new(&CRC_64_XZ);
     let mut digest = crc.digest();
     let bytes = |at: &Point| (u64::from(at.y) << 32 | u64::from(at.x)).to_le_bytes();
@@ -117,6 +129,9 @@ fn fingerprint(dataset: &Dataset, set: &TrainSet) -> Result<String> {
     for (image, place) in &set.clutter {
         digest.update(&(*image as u64).to_le_bytes());
         digest.update(&bytes(place));
+    }
+    for path in teachers {
+        digest.update(&std::fs::read(path).with_context(|| format!("cannot read the teacher {}", path.display()))?);
     }
     Ok(format!("{:016x}-{:016x}", dataset.fingerprint()?, digest.finalize()))
 }

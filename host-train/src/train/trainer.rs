@@ -10,6 +10,7 @@ use super::checkpoint::{Checkpoint, Progress};
 use super::config::RunConfig;
 use super::optimizer::{AdamW, norm};
 use super::parameters::ParameterSet;
+use super::teachers::Teachers;
 use crate::data::dataset::Normalisation;
 use crate::data::image::GrayImage;
 use crate::data::train_set::Batch;
@@ -26,6 +27,7 @@ pub struct Trainer {
     device: Device,
     model: Msda,
     objective: Objective,
+    teachers: Teachers,
     /// Weights of the network and of the training-only projection.
     weights: ParameterSet,
     /// Running statistics of the batch normalisations.
@@ -120,6 +122,7 @@ impl Trainer {
             device,
             model,
             objective,
+            teachers: Teachers::default(),
             weights,
             buffers,
             adam,
@@ -135,6 +138,13 @@ impl Trainer {
         self.model.load(state)?;
         self.average = self.weights.values()?;
         self.average_buffers = self.buffers.values()?;
+        Ok(())
+    }
+
+    /// From now on learns from these networks, where the method is `distill`. An error if they see other inputs.
+    pub fn learn_from(&mut self, teachers: Teachers) -> Result<()> {
+        teachers.check(&self.info)?;
+        self.teachers = teachers;
         Ok(())
     }
 
@@ -190,7 +200,8 @@ impl Trainer {
         // Before the network's own pass: the averaged weights stand in the variables meanwhile.
         let teacher = match self.objective.asks_teacher(step, self.total) {
             true => Some(self.with_average(|model| probabilities(model, &input))?),
-            false => None,
+            false if self.teachers.is_empty() => None,
+            false => Some(self.teachers.logits(&input, self.config.seed, step)?),
         };
         let frozen = self.config.model.frozen_norms || self.progress.ranges.is_some();
         let mode = if frozen { Mode::Eval } else { Mode::Train };
@@ -397,6 +408,22 @@ mod tests {
         let p = with.with_average(|model| probabilities(model, &input)).unwrap();
         assert!(p.len() == 1024 && p.iter().all(|p| (0.0..=1.0).contains(p)));
         assert_eq!(with.weights.values().unwrap(), state);
+    }
+
+    #[test]
+    fn a_network_comes_to_give_the_logits_of_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut other = trainer(&["seed=9", "schedule.lr=0.005"]);
+        (0..30).for_each(|_| drop(other.step(&batch()).unwrap()));
+        let path = folder.path().join("other.safetensors");
+        other.averaged_state().unwrap().write(&path).unwrap();
+        let mut own = trainer(&["supervision.method=distill", "schedule.lr=0.005"]);
+        let error = own.step(&batch()).unwrap_err().to_string();
+        assert!(error.contains("no network to learn from"), "{error}");
+        own.learn_from(Teachers::load(&[path], &Device::Cpu).unwrap()).unwrap();
+        assert_eq!(own.weight_count(), 306_263, "no projection");
+        let losses: Vec<f64> = (0..30).map(|_| own.step(&batch()).unwrap().terms[0].1).collect();
+        assert!(losses[29] < 0.3 * losses[0], "{losses:?}");
     }
 
     #[test]
