@@ -6,7 +6,7 @@
 //!
 //! with z the network's logits, t the teachers' mean, H the cross-entropy of two outcomes, T the `temperature` and a the
 //! `floor`: where both are sure of background nothing is to be learnt, and nearly every pixel of a frame is there. The mean
-//! over A is taken image by image, over no fewer than [`LEAST`] pixels. T = 1 learns probabilities; a large T learns logits,
+//! over A is taken image by image, over no fewer than 64 pixels. T = 1 learns probabilities; a large T learns logits,
 //! as L then comes to Σ (z − t)²/8|A|. L ≥ 0, and 0 where z = t.
 
 use anyhow::{Result, ensure};
