@@ -7,10 +7,11 @@ use serde_json::Value;
 use xtask::repository::{gsacp, output, real_images, root};
 
 /// What the README says of a model at a threshold, calibrated for a rate or given, with or without `--flips`: at least mIoU, nIoU and Pd, at most Fa.
-const PROMISES: [(&str, &[&str], [f64; 4]); 6] = [
+const PROMISES: [(&str, &[&str], [f64; 4]); 7] = [
     ("quarter/model.safetensors", &["--fa", "1.5e-5"], [0.670, 0.706, 0.968, 18e-6]),
     ("quarter/model.int8.safetensors", &["--fa", "1.5e-5"], [0.672, 0.712, 0.971, 14.5e-6]),
     ("quarter/model.int8.safetensors", &["--fa", "2e-5"], [0.669, 0.704, 0.974, 20.5e-6]),
+    ("quarter/model.int8.safetensors", &["--fa", "3e-5"], [0.653, 0.678, 0.977, 32e-6]),
     ("quarter/model.int8.safetensors", &["--fa", "1.5e-5", "--flips"], [0.679, 0.714, 0.971, 18.5e-6]),
     ("half/model.safetensors", &["--threshold", "0.25"], [0.672, 0.71, 0.971, 13e-6]),
     ("half/model.int8.safetensors", &["--fa", "1.6e-5"], [0.675, 0.711, 0.974, 14e-6]),
