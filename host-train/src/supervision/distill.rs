@@ -63,8 +63,8 @@ pub fn evaluate(logits: &Tensor, teacher: &[f32], config: &DistillConfig) -> Res
     }
     let logits = logits.reshape((images, pixels))?;
     let as_wide = |values: Vec<f32>| constant(values, &[images, pixels], &logits);
-    let share = as_wide(share)?;
-    let t = (as_wide(teacher.to_vec())? / config.temperature)?;
+    let (share, taught) = (as_wide(share)?, as_wide(teacher.to_vec())?);
+    let t = (&taught / config.temperature)?;
     let z = (&logits / config.temperature)?;
     let answer = sigmoid(&t)?;
     let entropy = bce(&t, &answer)?;
@@ -72,7 +72,7 @@ pub fn evaluate(logits: &Tensor, teacher: &[f32], config: &DistillConfig) -> Res
     let mut value = Value::new(&logits)?;
     let loss = mean(&(bce(&z, &answer)? - entropy)?)? * config.temperature.powi(2);
     value.add("distill", 1.0, loss?)?;
-    let difference = (sigmoid(&logits.detach())? - sigmoid(&as_wide(teacher.to_vec())?)?)?;
+    let difference = (sigmoid(&logits.detach())? - sigmoid(&taught)?)?;
     value.add("disagreement", 0.0, mean(&difference.abs()?)?)?;
     Ok(value)
 }
