@@ -22,6 +22,9 @@ pub struct Augment {
     /// Whether crops shrink to the smallest image of their batch (to a multiple of 16) instead of reaching over its edges: a
     /// large crop and batches of one then show whole frames, as the sensor does.
     pub shrink: bool,
+    /// Whether an epoch's crops are put into batches by the least side of their images, so that `shrink` takes little away from any of them: for
+    /// batches of several whole frames. The batches come in random order.
+    pub alike: bool,
     /// Share of the crops that are placed around a random target, 0 to 1; the others are uniform over the image.
     pub target_share: f32,
     /// Share of the crops, of all, that are placed around clutter instead (`gsacp mine`), in whichever image it is: 0 to 1.
@@ -45,6 +48,7 @@ impl Default for Augment {
         Self {
             crop: 128,
             shrink: false,
+            alike: false,
             target_share: 0.6,
             clutter_share: 0.0,
             jitter: 0.35,

@@ -225,7 +225,8 @@ impl TrainSet {
             progress.step();
             copies
         });
-        let items = items.collect::<Result<Vec<_>>>()?;
+        // Collected twice: of several errors the one that comes first in the list.
+        let items = items.collect::<Vec<_>>().into_iter().collect::<Result<Vec<_>>>()?;
         Ok(Self { clutter, ..Self::new(items.into_iter().flatten().collect())? })
     }
 
@@ -243,9 +244,7 @@ impl TrainSet {
 
     /// The batch `index` of `epoch`.
     pub fn batch(&self, plan: &Plan, epoch: u64, index: usize) -> Batch {
-        let order = permutation(&mut stream(plan.seed, "order", epoch, 0), self.items.len());
-        let first = index * plan.batch;
-        let chosen: Vec<usize> = order.into_iter().skip(first).take(plan.batch).collect();
+        let chosen = self.turns(plan, epoch, index);
         let mut batch = Batch {
             epoch,
             index,
@@ -257,20 +256,12 @@ impl TrainSet {
             seeds: Vec::new(),
             cut_off: Vec::new(),
         };
-        let turns: Vec<(usize, Option<Point>)> = chosen
-            .into_iter()
-            .enumerate()
-            .map(|(place, turn)| match self.clutter_at(plan, epoch, (first + place) as u64) {
-                Some((image, place)) => (image, Some(place)),
-                None => (turn, None),
-            })
-            .collect();
-        let least = turns.iter().flat_map(|(turn, _)| self.items[*turn].size()).min().unwrap_or(0);
+        let least = chosen.iter().map(|turn| self.least_side(turn)).min().unwrap_or(0);
         let augment = Augment { crop: plan.augment.side(least), ..plan.augment.clone() };
-        for (place, (turn, clutter)) in turns.into_iter().enumerate() {
+        for Turn { number, image: turn, clutter } in chosen {
             let item = &self.items[turn];
             let (width, height) = (item.image.width, item.image.height);
-            let mut rng = stream(plan.seed, "crop", epoch, (first + place) as u64);
+            let mut rng = stream(plan.seed, "crop", epoch, number);
             let window = match clutter {
                 Some(place) => augment.window(&mut rng, width, height, &[place], 1.0),
                 None => augment.window(&mut rng, width, height, &item.points, augment.target_share),
@@ -296,12 +287,46 @@ impl TrainSet {
         batch
     }
 
+    /// The crops of the batch `index` of an epoch.
+    fn turns(&self, plan: &Plan, epoch: u64, index: usize) -> Vec<Turn> {
+        let order = permutation(&mut stream(plan.seed, "order", epoch, 0), self.items.len());
+        let turn = |(number, image): (usize, usize)| match self.clutter_at(plan, epoch, number as u64) {
+            Some((image, place)) => Turn { number: number as u64, image, clutter: Some(place) },
+            None => Turn { number: number as u64, image, clutter: None },
+        };
+        let turns = order.into_iter().enumerate();
+        if !plan.augment.alike {
+            return turns.skip(index * plan.batch).take(plan.batch).map(turn).collect();
+        }
+        // The same crops as otherwise: what is left over must not be the largest.
+        let batches = self.batches_per_epoch(plan.batch);
+        let mut sorted: Vec<Turn> = turns.take(batches * plan.batch).map(turn).collect();
+        sorted.sort_by_key(|turn| self.least_side(turn));
+        let group = permutation(&mut stream(plan.seed, "batches", epoch, 0), batches)[index];
+        sorted.into_iter().skip(group * plan.batch).take(plan.batch).collect()
+    }
+
+    fn least_side(&self, turn: &Turn) -> usize {
+        let [width, height] = self.items[turn.image].size();
+        width.min(height)
+    }
+
     /// The clutter that the crop `number` of an epoch is placed around, where it is.
     fn clutter_at(&self, plan: &Plan, epoch: u64, number: u64) -> Option<(usize, Point)> {
         let mut rng = stream(plan.seed, "clutter", epoch, number);
         let due = !self.clutter.is_empty() && rng.random::<f32>() < plan.augment.clutter_share;
         due.then(|| self.clutter[rng.random_range(0..self.clutter.len())])
     }
+}
+
+/// One crop of an epoch.
+struct Turn {
+    /// Its number in the epoch: what is drawn for it depends on this.
+    number: u64,
+    /// Position of its image in [`TrainSet::items`].
+    image: usize,
+    /// The clutter that it is placed around.
+    clutter: Option<Point>,
 }
 
 fn read_item(
@@ -474,6 +499,43 @@ mod tests {
             let error = format!("{:#}", lone_pixels().read_clutter(&path).unwrap_err());
             assert!(error.contains(said) && error.contains("clutter.json"), "{error}");
         }
+    }
+
+    #[test]
+    fn batches_of_alike_images_hold_the_same_crops_and_hardly_shrink_them() {
+        let sides = [64, 32, 48, 64, 32, 48, 64, 64];
+        let items = sides.iter().enumerate().map(|(n, &side)| Item {
+            name: format!("n{n}"),
+            image: StoredImage {
+                width: side,
+                height: side + 16,
+                samples: Samples::Eight(vec![n as u8; side * (side + 16)]),
+            },
+            mask: None,
+            points: Vec::new(),
+            patches: Vec::new(),
+        });
+        let set = TrainSet::new(items.collect()).unwrap();
+        let mut plan = plan(2);
+        (plan.augment.crop, plan.augment.shrink, plan.augment.alike) = (64, true, true);
+        let mut orders = Vec::new();
+        for epoch in 0..4 {
+            let batches: Vec<Batch> = (0..4).map(|index| set.batch(&plan, epoch, index)).collect();
+            for batch in &batches {
+                let [a, b] = batch.items[..] else { panic!("two crops") };
+                assert_eq!((sides[a], sides[b]), (batch.images[0].width, batch.images[1].width));
+            }
+            let mut seen: Vec<usize> = batches.iter().flat_map(|batch| batch.items.clone()).collect();
+            orders.push(seen.clone());
+            seen.sort_unstable();
+            assert_eq!(seen, (0..8).collect::<Vec<_>>(), "every image once");
+        }
+        let sorted = |order: &[usize]| order.iter().map(|&item| sides[item]).is_sorted();
+        assert!(orders.iter().any(|order| !sorted(order)) && orders[0] != orders[1], "{orders:?}");
+        // What is left over of an epoch is not always the largest.
+        plan.batch = 3;
+        let left = |epoch| (0..8).find(|item| (0..2).all(|index| !set.batch(&plan, epoch, index).items.contains(item)));
+        assert!((0..8).filter_map(left).any(|item| sides[item] < 64));
     }
 
     #[test]
