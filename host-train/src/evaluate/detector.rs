@@ -1,6 +1,7 @@
 //! A trained detector with one of the three engines: image in, logit map out; and the operating points in its file.
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
@@ -18,6 +19,7 @@ use crate::model::{Mode, ModelInfo, Msda, StateDict, input_tensor};
 use crate::quantize::file::METADATA_KEY;
 use crate::quantize::host::Int8Network;
 use crate::quantize::{OperatingPoint, QuantizedModel};
+use crate::train::device::DeviceKind;
 
 /// What runs the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
@@ -25,6 +27,8 @@ use crate::quantize::{OperatingPoint, QuantizedModel};
 pub enum Engine {
     /// The trainer's network, float32.
     Candle,
+    /// The trainer's network on the first NVIDIA GPU, in a build with `--features cuda`; near the others, not equal to them.
+    Cuda,
     /// The no_std float32 engine, batch norms folded.
     Float,
     /// The sensor's int8 engine, bit for bit.
@@ -35,7 +39,7 @@ pub enum Engine {
 const POINTS_KEY: &str = "gsacp.operating_points";
 
 enum Network {
-    Candle(Box<Msda>),
+    Candle { model: Box<Msda>, device: Device, turn: Mutex<()> },
     Float { graph: Box<Graph>, weights: Vec<f32> },
     Int8(Box<Int8Network>),
 }
@@ -83,8 +87,13 @@ impl Detector {
     fn load_float(state: &StateDict, engine: Engine) -> Result<Self> {
         let info = ModelInfo::read_from(&state.metadata)?;
         let graph = info.graph()?;
+        let on = |device: Device| -> Result<Network> {
+            let model = Box::new(Msda::from_state(&graph, state, &device)?);
+            Ok(Network::Candle { model, device, turn: Mutex::new(()) })
+        };
         let network = match engine {
-            Engine::Candle => Network::Candle(Box::new(Msda::from_state(&graph, state, &Device::Cpu)?)),
+            Engine::Candle => on(DeviceKind::Cpu.open()?)?,
+            Engine::Cuda => on(DeviceKind::Cuda.open()?)?,
             _ => Network::Float { weights: export::flatten(&export::fold(state, &graph)?), graph: Box::new(graph) },
         };
         let points = match state.metadata.get(POINTS_KEY) {
@@ -133,10 +142,13 @@ impl Detector {
     fn view(&self, image: &StoredImage) -> Result<LogitMap> {
         let (width, height) = (image.width, image.height);
         match &self.network {
-            Network::Candle(model) => {
-                let input = input_tensor(&[&image.to_gray()], &self.info, &Device::Cpu)?;
+            Network::Candle { model, device, turn } => {
+                // A GPU takes one image at a time, whoever asks; the processor works at many.
+                let turn = (!device.is_cpu()).then(|| turn.lock().unwrap_or_else(PoisonError::into_inner));
+                let input = input_tensor(&[&image.to_gray()], &self.info, device)?;
                 let logits = model.forward(&input, Mode::Eval)?.logits;
                 let values = Values::Float(logits.flatten_all()?.to_vec1()?);
+                drop(turn);
                 LogitMap::cut(values, frame::padded(width), width, height)
             }
             Network::Float { graph, weights } => {
@@ -217,6 +229,16 @@ mod tests {
         ModelInfo { widths: QUARTER, input_channels: 1, mean: 0.4, std: 0.2 }.write_to(&mut state.metadata);
         state.write(path).unwrap();
         model
+    }
+
+    #[test]
+    #[cfg(not(feature = "cuda"))]
+    fn a_program_without_gpu_support_says_how_to_do_without() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.safetensors");
+        saved(&path);
+        let error = format!("{:#}", Detector::load(&path, Engine::Cuda).err().unwrap());
+        assert!(error.contains("m.safetensors") && error.contains("--engine candle"), "{error}");
     }
 
     #[test]

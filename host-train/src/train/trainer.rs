@@ -343,10 +343,14 @@ mod tests {
     }
 
     fn trainer(overrides: &[&str]) -> Trainer {
+        trainer_on(&Device::Cpu, overrides)
+    }
+
+    fn trainer_on(device: &Device, overrides: &[&str]) -> Trainer {
         let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
         let config = RunConfig::load(None, &overrides).unwrap();
         let normalisation = Normalisation { mean: 0.3, std: 0.1 };
-        Trainer::new(config, normalisation, 30, "data".into(), "test".into(), &Device::Cpu).unwrap()
+        Trainer::new(config, normalisation, 30, "data".into(), "test".into(), device).unwrap()
     }
 
     #[test]
@@ -360,6 +364,42 @@ mod tests {
             assert!(store.get(&entry.var).is_some(), "{} has no gradient", entry.name);
         }
         assert_eq!(trainer.weight_count(), 306_263 + 16 * (4 + 8), "quarter and the projection of 16 channels");
+    }
+
+    #[test]
+    #[cfg(feature = "cuda")]
+    #[ignore = "needs an NVIDIA GPU"]
+    fn a_gpu_gives_the_loss_and_the_gradients_of_the_cpu() {
+        let gpu = Device::new_cuda(0).unwrap();
+        let batch = batch();
+        for (mode, settings) in [
+            (Mode::Train, vec![]),
+            (Mode::Eval, vec!["model.widths=half", "supervision.gsacp.asg_gate=reliable"]),
+            (Mode::Train, vec!["supervision.method=full"]),
+        ] {
+            let of = |device: &Device| {
+                let trainer = trainer_on(device, &settings);
+                let input = input_tensor(&[&batch.images[0]], &trainer.info, device).unwrap();
+                let outputs = trainer.model.forward(&input, mode).unwrap();
+                let value = trainer.objective.evaluate(&outputs, &batch, None, 0, 1).unwrap();
+                let gradients = trainer.weights.gradients(&value.loss.backward().unwrap()).unwrap();
+                (value.terms().unwrap(), gradients, trainer.buffers.values().unwrap())
+            };
+            let (ours, theirs) = (of(&Device::Cpu), of(&gpu));
+            let apart = |a: &[f32], b: &[f32]| {
+                let squares = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2));
+                squares.sum::<f64>().sqrt() / norm(b)
+            };
+            let (gradients, buffers) = (apart(&theirs.1, &ours.1), apart(&theirs.2, &ours.2));
+            println!(
+                "{mode:?} {settings:?}: gradients apart by {gradients:.1e}, statistics by {buffers:.1e} of their norm"
+            );
+            for ((name, here), (_, there)) in ours.0.iter().zip(&theirs.0) {
+                println!("  {name}: CPU {here:.7}, GPU {there:.7}");
+                assert!((here - there).abs() < 1e-4 * (1.0 + here.abs()), "{name}: {here} and {there}");
+            }
+            assert!(gradients < 1e-3 && buffers < 1e-4, "{gradients} {buffers}");
+        }
     }
 
     #[test]

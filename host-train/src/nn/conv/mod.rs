@@ -76,8 +76,7 @@ pub fn conv2d(
 ) -> Result<Tensor> {
     let shape = checked_shape(x, w, b, stride, dilation, groups)?;
     if !x.device().is_cpu() {
-        let y = compose::conv2d(x, w, b, stride, dilation, groups)?;
-        return if relu { y.relu() } else { Ok(y) };
+        return compose::conv2d(x, w, b, stride, dilation, groups, relu);
     }
     match b {
         Some(b) => fused::apply(Conv { shape, relu }, &[x, w, b]),
