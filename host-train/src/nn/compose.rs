@@ -9,10 +9,11 @@
 //!
 //! What was measured, in one run on an H100 (CUDA 13, TF32; one step of 8×256² from the loader to AdamW, norms frozen, 20 steps, the
 //! mean of their parts): quarter 232 ms, half 280, full 411; PyTorch 2.11 eager with cuDNN and TF32, forward, backward and AdamW of the
-//! same folded networks: 81, 71, 100. Of ours some 160 ms are the same for any width and batch: launches, many of them the folding of
-//! some 200 norms and its gradient. The rest grows with the maps' bytes (full, 8 whole frames: 0.82 s), and neither a third of the copies (a
-//! product for each row of the kernel, which sees the row's taps in place) nor cuDNN's forward convolution (`candle-core/cudnn`; its gradients were
-//! apart from the CPU's by 0.13) nor keeping freed memory in CUDA's pool made it visibly faster. To be looked at with a profiler: the sums
+//! same folded networks: 81, 71, 100. A straight line through these and a batch of one leaves some 160 ms that are the same for any width and
+//! batch: launches, we believe, many of them the folding of some 200 norms and its gradient. The rest grows with the maps' bytes (full, 8 whole
+//! frames: 0.82 s), and neither a third of the copies (a product for each row of the kernel, which sees the row's taps in place) nor cuDNN's forward
+//! convolution (`candle-core/cudnn`; its gradients were apart from the CPU's by 0.13) nor keeping freed memory in CUDA's pool made it
+//! visibly faster, the last three on other cards of the kind. To be looked at with a profiler: the sums
 //! over planes (candle reads them element by element), and the weights' gradient, whose product is 16 × 144 over 66,000 pixels.
 
 use candle_core::backend::BackendStorage;
