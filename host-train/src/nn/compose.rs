@@ -5,7 +5,7 @@
 //! the first maximum, resampling is two matrix products, and the convolution brings its own backward pass.
 //!
 //! On a GPU most of candle's kernels that are no plain pass over one stretch of memory compute an index for every element, im2col above
-//! all; a convolution is therefore plain copies of long stretches and one matrix product ([`Planes`]).
+//! all; a convolution is therefore plain copies of long stretches and one matrix product (`Planes`).
 //!
 //! What was measured, in one run on an H100 (CUDA 13, TF32; one step of 8×256² from the loader to AdamW, norms frozen, 20 steps, the
 //! mean of their parts): quarter 232 ms, half 280, full 411; PyTorch 2.11 eager with cuDNN and TF32, forward, backward and AdamW of the
@@ -22,7 +22,7 @@ use candle_nn::ops::sigmoid;
 
 use super::upsample::source;
 
-/// [`super::conv2d`]: a matrix product of the weights and the [`Planes::columns`], forward and in both gradients.
+/// [`super::conv2d`]: a matrix product of the weights and what their taps see, forward and in both gradients.
 pub fn conv2d(
     x: &Tensor,
     w: &Tensor,
