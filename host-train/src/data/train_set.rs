@@ -290,9 +290,13 @@ impl TrainSet {
     /// The crops of the batch `index` of an epoch.
     fn turns(&self, plan: &Plan, epoch: u64, index: usize) -> Vec<Turn> {
         let order = permutation(&mut stream(plan.seed, "order", epoch, 0), self.items.len());
-        let turn = |(number, image): (usize, usize)| match self.clutter_at(plan, epoch, number as u64) {
-            Some((image, place)) => Turn { number: number as u64, image, clutter: Some(place) },
-            None => Turn { number: number as u64, image, clutter: None },
+        let turn = |(number, image): (usize, usize)| {
+            let number = number as u64;
+            let (image, clutter) = match self.clutter_at(plan, epoch, number) {
+                Some((image, place)) => (image, Some(place)),
+                None => (image, None),
+            };
+            Turn { number, image, clutter }
         };
         let turns = order.into_iter().enumerate();
         if !plan.augment.alike {

@@ -1,4 +1,4 @@
-//! A trained detector with one of the three engines: image in, logit map out; and the operating points in its file.
+//! A trained detector with one of the engines: image in, logit map out; and the operating points in its file.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
