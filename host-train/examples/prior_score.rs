@@ -38,6 +38,9 @@ struct Arguments {
     /// Seed of the choice and of the coarse points.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Take the priors of the images' own size to this many times it, as `data.scales` does.
+    #[arg(long, default_value_t = 1.0)]
+    scale: f32,
     /// A TOML file with a prior of one's own to score too.
     #[arg(long)]
     prior: Option<PathBuf>,
@@ -83,10 +86,14 @@ fn outline(patch: &Patch) -> impl Iterator<Item = (u32, u32)> {
     pixels.filter(|&(x, y)| patch.value(x, y) > 0.5).map(|(x, y)| (x as u32, y as u32))
 }
 
-fn score(sample: &Sample, kind: Kind, seed: u64, prior: &PriorConfig) -> Result<(Sums, [Sums; 4])> {
+fn score(sample: &Sample, kind: Kind, seed: u64, scale: f32, prior: &PriorConfig) -> Result<(Sums, [Sums; 4])> {
     let image = sample.load_image()?;
     let mask = sample.load_mask(image.width, image.height, false)?;
+    let from = [mask.width, mask.height];
+    let to = from.map(|side| (side as f32 * scale).round() as usize);
     let patches = draw_all(&image, &from_mask(&mask, kind, seed, &sample.name), prior);
+    let patches: Vec<Patch> = patches.iter().map(|patch| patch.resized(from, to)).collect();
+    let mask = mask.resized(to[0], to[1]);
 
     let index = |x: u32, y: u32| y as usize * mask.width + x as usize;
     let mut bins = [Sums::default(); 4];
@@ -134,7 +141,7 @@ fn main() -> Result<()> {
                 .par_iter()
                 .map(|&i| {
                     let sample = &dataset.samples[i];
-                    Ok((source(&sample.name), score(sample, kind, arguments.seed, prior)?))
+                    Ok((source(&sample.name), score(sample, kind, arguments.seed, arguments.scale, prior)?))
                 })
                 .collect::<Result<_>>()?;
             let mut sums = BTreeMap::<&str, Sums>::new();

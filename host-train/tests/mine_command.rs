@@ -36,6 +36,14 @@ fn what_a_model_takes_for_targets_is_mined_and_trained_on() {
     let mine = "mine --model first/model.safetensors --data scenes --points scenes/points.json";
     assert!(told(folder, &format!("{mine} --logit -30 --out all.json")).starts_with("0 places in 0 of 8 images"));
     assert!(told(folder, &format!("{mine} --logit 30 --out none.json")).starts_with("0 places"));
+    // No prior covers 10,000 pixels, and every one covers its point's.
+    assert!(told(folder, &format!("{mine} --logit 30 --large 10000 --out none.json")).starts_with("0 places"));
+    told(folder, &format!("{mine} --logit 30 --large 1 --out every.json"));
+    let (every, listed) =
+        (points::read(&folder.join("every.json")).unwrap(), points::read(&folder.join("scenes/points.json")).unwrap());
+    assert!(
+        !every.is_empty() && every.iter().all(|(name, places)| places.iter().all(|place| listed[name].contains(place)))
+    );
     assert!(refused(folder, "mine --model none.safetensors --data scenes --out x.json").contains("none.safetensors"));
 
     // Sixty places by hand are as good as mined ones.

@@ -13,8 +13,8 @@ const PROMISES: [(&str, &[&str], [f64; 4]); 7] = [
     ("quarter/model.int8.safetensors", &["--fa", "2e-5"], [0.669, 0.704, 0.974, 20.5e-6]),
     ("quarter/model.int8.safetensors", &["--fa", "3e-5"], [0.653, 0.678, 0.977, 32e-6]),
     ("quarter/model.int8.safetensors", &["--fa", "1.5e-5", "--flips"], [0.679, 0.714, 0.971, 18.5e-6]),
-    ("half/model.safetensors", &["--threshold", "0.25"], [0.672, 0.71, 0.971, 13e-6]),
-    ("half/model.int8.safetensors", &["--fa", "1.6e-5"], [0.675, 0.711, 0.974, 14e-6]),
+    ("half/model.safetensors", &["--threshold=-0.5"], [0.689, 0.709, 0.971, 10e-6]),
+    ("half/model.int8.safetensors", &["--fa", "2e-5"], [0.691, 0.706, 0.974, 10.6e-6]),
 ];
 
 /// mIoU, nIoU, Pd and Fa of a committed model on `val_dev`, at logit 0 unless `options` say otherwise.

@@ -5,14 +5,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
-use rayon::prelude::*;
 
 use super::words::size;
 use crate::data::dataset::{Dataset, Sample};
 use crate::data::files::write_atomic;
 use crate::data::image::save_rgb_png;
 use crate::data::points::{self, Kind, Labels};
-use crate::data::progress::Progress;
+use crate::data::progress::in_order;
 use crate::data::report;
 use crate::data::sheet::Sheet;
 use crate::data::synth::{self, Settings};
@@ -199,17 +198,17 @@ impl Points {
     fn run(self) -> Result<()> {
         let dataset = self.selection.open()?;
         dataset.require_masks()?;
-        let progress = Progress::new("reading masks", dataset.samples.len());
-        let labels: Labels = dataset
-            .samples
-            .par_iter()
-            .map(|sample| {
+        let labels = in_order(
+            "reading masks",
+            &dataset.samples,
+            || (),
+            |(), sample| {
                 let image = sample.load_image()?;
                 let mask = sample.load_mask(image.width, image.height, self.resize_mask)?;
-                progress.step();
                 Ok((sample.name.clone(), points::from_mask(&mask, self.kind, self.seed, &sample.name)))
-            })
-            .collect::<Result<_>>()?;
+            },
+        )?;
+        let labels: Labels = labels.into_iter().collect();
         points::write(&self.out, &labels)?;
         let count: usize = labels.values().map(Vec::len).sum();
         println!("{}: {count} points of {} images", self.out.display(), labels.len());

@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use gsacp_core::detect::Detection;
-use rayon::prelude::*;
 use serde::Serialize;
 
 use super::threshold::Threshold;
 use crate::data::image::StoredImage;
-use crate::data::progress::Progress;
+use crate::data::progress::in_order;
 use crate::evaluate::{self, Buffers, Detector, Engine, overlay};
 
 /// The model that the project comes with, seen from its folder.
@@ -89,15 +88,14 @@ impl Detect {
         let detector = Detector::load(&self.model, engine)?.with_flips(self.flips);
         let calibrated = detector.points().first().map_or(0, |point| evaluate::to_steps(point.threshold));
         let threshold = self.threshold.steps(&detector, calibrated)?;
-        let progress = Progress::new("detecting", self.images.len());
-        let one = |buffers: &mut Buffers, (index, path): (usize, &PathBuf)| -> Result<Found> {
+        let images: Vec<_> = self.images.iter().enumerate().collect();
+        let one = |buffers: &mut Buffers, &(index, path): &(usize, &PathBuf)| -> Result<Found> {
             let image = StoredImage::open(path)?;
             let map = detector.logits(&image).with_context(|| format!("cannot run on {}", path.display()))?;
             let found = map.detect(threshold, &image, buffers)?;
             if let Some(overlays) = &overlays {
                 overlay::save(&overlays[index], &image, &found.list)?;
             }
-            progress.step();
             Ok(Found {
                 image: path.display().to_string(),
                 width: image.width,
@@ -107,8 +105,7 @@ impl Detect {
                 dropped: found.dropped,
             })
         };
-        let all = self.images.par_iter().enumerate().map_init(Buffers::default, one).collect::<Result<Vec<_>>>()?;
-        drop(progress);
+        let all = in_order("detecting", &images, Buffers::default, one)?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&all)?);
         } else {

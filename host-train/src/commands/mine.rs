@@ -1,4 +1,4 @@
-//! `gsacp mine`: the clutter that a model takes for targets and the targets that it misses, for training on.
+//! `gsacp mine`: the clutter that a model takes for targets, the targets that it misses and the large ones, for training on.
 
 use std::path::PathBuf;
 
@@ -7,12 +7,14 @@ use clap::Args;
 
 use super::train::DataArgs;
 use crate::data::dataset::Dataset;
-use crate::data::points;
+use crate::data::image::GrayImage;
+use crate::data::points::{self, Point};
 use crate::data::train_set::{Reading, TrainSet, no_prior};
 use crate::evaluate::{self, Detector, Engine, clutter};
+use crate::supervision::prior::{PriorConfig, draw_all};
 
-/// Finds where a model fires away from every point, and with --missed the points where it does not fire; writes the
-/// places for `gsacp train --clutter`.
+/// Finds where a model fires away from every point, with --missed the points where it does not fire, and with --large
+/// those of large targets; writes the places for `gsacp train --clutter`.
 ///
 /// Masks are not looked at, but to make the points where no points file is given. Train on with data.clutter_share
 /// above 0: a share of the crops is then placed around such a place, and the hardest background and the dimmest targets
@@ -33,6 +35,9 @@ pub struct Mine {
     /// Look for missed points too: those with no logit above this within 2 pixels.
     #[arg(long, value_name = "LOGIT", allow_negative_numbers = true)]
     missed: Option<f32>,
+    /// Look for large targets too, which few images have: points whose prior, as drawn by default, covers this many pixels.
+    #[arg(long, value_name = "PX")]
+    large: Option<usize>,
     /// The file to write, in the form of a points file.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -44,12 +49,17 @@ impl Mine {
         let source = self.data.source();
         let detector = Detector::load(&self.model, Engine::of_file(&self.model)?)?;
         let reading = Reading { points: source.points.clone(), masks: false, resize_mask: false };
-        // Where a point is matters, not what is around it.
-        let set = TrainSet::read(&Dataset::open(&source.dir, &source.list)?, &reading, &no_prior)?;
+        let prior = PriorConfig::default();
+        let prior = |image: &GrayImage, points: &[Point]| match self.large {
+            Some(_) => draw_all(image, points, &prior),
+            None => no_prior(image, points),
+        };
+        let set = TrainSet::read(&Dataset::open(&source.dir, &source.list)?, &reading, &prior)?;
         let search = clutter::Search {
             clutter: evaluate::to_steps(self.logit),
             away: self.away,
             missed: self.missed.map(evaluate::to_steps),
+            large: self.large,
         };
         let found = clutter::mine(&detector, &set, &search)?;
         points::write(&self.out, &found)?;

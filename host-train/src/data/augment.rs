@@ -31,7 +31,8 @@ pub struct Augment {
     pub clutter_share: f32,
     /// How far the target may lie from the middle of such a crop, per axis, as a share of the crop: 0 to 0.5.
     pub jitter: f32,
-    /// Factors of the images' sides: every image takes part once at each of them. From 0.25 to 4.
+    /// Factors of the images' sides: every image takes part once at each of them, with its priors as they are at its own size. From 0.25
+    /// to 4.
     pub scales: Vec<f32>,
     /// Draw one of the eight flips and transposes.
     pub flips: bool,

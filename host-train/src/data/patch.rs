@@ -27,10 +27,56 @@ impl Patch {
         if inside { self.values[row as usize * self.width as usize + column as usize] } else { 0.0 }
     }
 
+    /// The same patch after its image of columns and rows `from` has been resized to `to`: interpolated between the middles of pixels,
+    /// 0 outside the image, where it has no value other than 0. The pixel that holds the middle of the first largest value has that value, so that what is
+    /// narrower than a new pixel is not lost.
+    pub fn resized(&self, from: [usize; 2], to: [usize; 2]) -> Self {
+        let axis = |start: i32, count: u32, from: usize, to: usize| {
+            let scale = to as f32 / from as f32;
+            let first = ((start as f32 - 0.5) * scale).floor().max(0.0) as i32;
+            let end = ((start as f32 + count as f32 + 0.5) * scale).ceil().min(to as f32) as i32;
+            let source = move |at: i32| {
+                let middle = ((at as f32 + 0.5) / scale - 0.5).clamp(0.0, (from - 1) as f32);
+                (middle as i32, middle.fract())
+            };
+            (first, (first..end).map(source).collect::<Vec<_>>())
+        };
+        let (x0, columns) = axis(self.x0, self.width, from[0], to[0]);
+        let (y0, rows) = axis(self.y0, self.height, from[1], to[1]);
+        let mix = |a: f32, b: f32, share: f32| a + (b - a) * share;
+        let mut values = Vec::with_capacity(columns.len() * rows.len());
+        for &(y, below) in &rows {
+            values.extend(columns.iter().map(|&(x, right)| {
+                let along = |y| mix(self.value(x, y), self.value(x + 1, y), right);
+                mix(along(y), along(y + 1), below)
+            }));
+        }
+        let peak = (0..self.values.len()).max_by(|&a, &b| self.values[a].total_cmp(&self.values[b]).then(b.cmp(&a)));
+        if let Some(peak) = peak {
+            let [right, down] = [peak % self.width as usize, peak / self.width as usize];
+            let column = moved(i64::from(self.x0) + right as i64, from[0], to[0]) - i64::from(x0);
+            let row = moved(i64::from(self.y0) + down as i64, from[1], to[1]) - i64::from(y0);
+            if (0..columns.len() as i64).contains(&column) && (0..rows.len() as i64).contains(&row) {
+                values[row as usize * columns.len() + column as usize] = self.values[peak];
+            }
+        }
+        Self { x0, y0, width: columns.len() as u32, height: rows.len() as u32, values }
+    }
+
+    /// Number of pixels above ½: those of the mask that a prior draws.
+    pub fn area(&self) -> usize {
+        self.values.iter().filter(|&&g| g > 0.5).count()
+    }
+
     /// Whether no pixel has a value other than 0.
     pub fn is_empty(&self) -> bool {
         self.values.iter().all(|&v| v == 0.0)
     }
+}
+
+/// The pixel of `to` in a row that holds the middle of the pixel `at` of `from` in it.
+pub(super) fn moved(at: i64, from: usize, to: usize) -> i64 {
+    (2 * at + 1) * to as i64 / (2 * from as i64)
 }
 
 #[cfg(test)]
@@ -47,5 +93,31 @@ mod tests {
         }
         assert!(!patch.is_empty());
         assert!(Patch::default().is_empty());
+    }
+    #[test]
+    fn a_patch_grows_with_its_image_by_interpolation_and_ends_at_its_edges() {
+        // Columns 1 and 2 of the only row of an image of 4×1, made 8×2: the middle of column u lies at u/2 − ¼ of the old ones.
+        let patch = Patch { x0: 1, y0: 0, width: 2, height: 1, values: vec![1.0, 0.5] }.resized([4, 1], [8, 2]);
+        let row = |y| (0..8).map(|x| patch.value(x, y)).collect::<Vec<_>>();
+        assert_eq!(row(0), [0.0, 0.25, 0.75, 0.875, 0.625, 0.375, 0.125, 0.0]);
+        // The pixel that holds the middle of column 1, and of the row, by the rule of points and masks.
+        assert_eq!(row(1), [0.0, 0.25, 0.75, 1.0, 0.625, 0.375, 0.125, 0.0]);
+        // At the image's edge there is nothing to fade into.
+        let corner = Patch { x0: 3, y0: 0, width: 1, height: 1, values: vec![0.5] }.resized([4, 1], [8, 2]);
+        assert_eq!(
+            (corner.value(7, 0), corner.value(7, 1), corner.value(8, 1), corner.value(6, 0)),
+            (0.5, 0.5, 0.0, 0.375)
+        );
+    }
+
+    #[test]
+    fn one_pixel_outlives_an_image_made_smaller_and_nothing_comes_of_nothing() {
+        // At 3/8 the pixel (5, 3) is narrower than (2, 1), whose middle is at (6⅙, 3½) of the old ones.
+        let small = Patch { x0: 5, y0: 3, width: 1, height: 1, values: vec![0.9] }.resized([8, 8], [3, 3]);
+        let values: Vec<f32> = (0..9).map(|i| small.value(i % 3, i / 3)).collect();
+        assert_eq!(values, [0.0, 0.0, 0.0, 0.0, 0.0, 0.9, 0.0, 0.0, 0.0]);
+        for patch in [Patch::default(), Patch { x0: -3, y0: 7, width: 2, height: 2, values: vec![0.0; 4] }] {
+            assert!(patch.resized([8, 8], [12, 5]).is_empty());
+        }
     }
 }

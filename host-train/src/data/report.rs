@@ -5,13 +5,12 @@ use std::path::Path;
 
 use anyhow::Result;
 use gsacp_core::metrics::{BIN_LABELS, bin_of};
-use rayon::prelude::*;
 use serde::Serialize;
 
 use super::dataset::{Dataset, Normalisation, Sample};
 use super::image::{Moments, Samples, StoredImage};
 use super::points::{self, Labels};
-use super::progress::Progress;
+use super::progress::in_order;
 use super::targets;
 
 /// The findings of `gsacp data check`.
@@ -60,16 +59,8 @@ pub fn check(dir: &Path, list: &Path, points: Option<&Path>, resize_mask: bool) 
     let (dataset, problems) = Dataset::scan(dir, list)?;
     let labels = points.map(|path| Ok::<_, anyhow::Error>((points::read(path)?, path))).transpose()?;
     let labels = labels.as_ref().map(|(labels, path)| (labels, *path));
-    let progress = Progress::new("checking images", dataset.samples.len());
-    let findings: Vec<Result<Finding>> = dataset
-        .samples
-        .par_iter()
-        .map(|sample| {
-            let finding = examine(sample, labels, resize_mask);
-            progress.step();
-            finding
-        })
-        .collect();
+    let examined = |_: &mut (), sample: &Sample| Ok(examine(sample, labels, resize_mask));
+    let findings = in_order("checking images", &dataset.samples, || (), examined)?;
     let mut report = Report { problems, ..Report::default() };
     report.target_sizes = BIN_LABELS.iter().map(|&label| (label, 0)).collect();
     let mut moments = Moments::default();

@@ -10,12 +10,11 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use rayon::prelude::*;
 
 use super::files::write_atomic;
 use super::image::{GrayImage, MAX_SIDE, Mask};
 use super::points::{self, Kind, Labels};
-use super::progress::Progress;
+use super::progress::in_order;
 use super::random::{normal, stream};
 use super::spectrum::{field, standardise};
 
@@ -97,18 +96,20 @@ pub fn write(out: &Path, settings: &Settings) -> Result<Written> {
     for part in ["images", "masks", "img_idx"] {
         std::fs::create_dir(folder.path().join(part)).with_context(cannot)?;
     }
-    let progress = Progress::new("drawing scenes", settings.count);
-    let labels: Labels = (0..settings.count)
-        .into_par_iter()
-        .map(|index| {
+    let scenes: Vec<usize> = (0..settings.count).collect();
+    let labels = in_order(
+        "drawing scenes",
+        &scenes,
+        || (),
+        |(), &index| {
             let name = name(index);
             let scene = scene(settings, index);
             scene.image.save_png(&folder.path().join(format!("images/{name}.png")))?;
             scene.mask.save_png(&folder.path().join(format!("masks/{name}.png")))?;
-            progress.step();
             Ok((name.clone(), points::from_mask(&scene.mask, Kind::Centroid, settings.seed, &name)))
-        })
-        .collect::<Result<_>>()?;
+        },
+    )?;
+    let labels: Labels = labels.into_iter().collect();
     points::write(&folder.path().join("points.json"), &labels)?;
     let (val, train): (Vec<usize>, Vec<usize>) = (0..settings.count).partition(|index| index % 5 == 4);
     for (list, indices) in [("train", &train), ("val", &val)] {

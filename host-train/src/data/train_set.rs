@@ -2,19 +2,18 @@
 //!
 //! A batch is a pure function of (settings, seed, epoch, index): whoever computes it, in whatever order, gets the same bits.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use rand::RngExt;
-use rayon::prelude::*;
 
 use super::augment::{Augment, Window};
-use super::dataset::{Dataset, Normalisation};
+use super::dataset::{Dataset, Normalisation, Sample};
 use super::image::{GrayImage, MAX_SIDE, MIN_SIDE, Mask, Moments, StoredImage};
-use super::patch::Patch;
+use super::patch::{self, Patch};
 use super::points::{self, Labels, Point, Source};
-use super::progress::Progress;
+use super::progress::in_order;
 use super::random::{permutation, stream};
 
 /// Computes the local prior of every point of an image, in image coordinates: one patch per point, in order.
@@ -46,7 +45,9 @@ impl Item {
         [self.image.width, self.image.height]
     }
 
-    fn at_scale(&self, scale: f32, prior: &Prior<'_>) -> Result<Self> {
+    /// Itself `scale` times as large. Each prior is that of the image's own size: redrawn on a larger image, whose edges are less
+    /// steep, it comes out smaller (`prior_score --scale`).
+    fn at_scale(&self, scale: f32) -> Result<Self> {
         if scale == 1.0 {
             return Ok(self.clone());
         }
@@ -58,18 +59,14 @@ impl Item {
             self.name
         );
         let image = self.image.resized(width, height);
-        let mut points: Vec<Point> = self.points.iter().map(|&point| moved(point, self.size(), size)).collect();
-        points.sort_unstable();
-        points.dedup();
-        let patches = draw(prior, &image, &points);
+        let mut labels = BTreeMap::<Point, Patch>::new();
+        for (&point, patch) in self.points.iter().zip(&self.patches) {
+            labels.entry(moved(point, self.size(), size)).or_insert_with(|| patch.resized(self.size(), size));
+        }
+        let (points, patches) = labels.into_iter().unzip();
         let mask = self.mask.as_ref().map(|mask| mask.resized(width, height));
         Ok(Self { name: self.name.clone(), image, mask, points, patches })
     }
-}
-
-/// The priors of an image's points; an image without any is not looked at.
-fn draw(prior: &Prior<'_>, image: &StoredImage, points: &[Point]) -> Vec<Patch> {
-    if points.is_empty() { Vec::new() } else { prior(&image.to_gray(), points) }
 }
 
 /// Sides at a scale, rounded.
@@ -79,8 +76,8 @@ fn scaled(size: [usize; 2], scale: f32) -> [usize; 2] {
 
 /// The pixel that holds the middle of the pixel `point` when an image of one size takes the other.
 fn moved(point: Point, from: [usize; 2], to: [usize; 2]) -> Point {
-    let along = |at: u32, from: usize, to: usize| ((2 * u64::from(at) + 1) * to as u64 / (2 * from as u64)) as u32;
-    Point { x: along(point.x, from[0], to[0]), y: along(point.y, from[1], to[1]) }
+    let along = |at: u32, axis: usize| patch::moved(at.into(), from[axis], to[axis]) as u32;
+    Point { x: along(point.x, 0), y: along(point.y, 1) }
 }
 
 /// What a training set reads besides the images.
@@ -159,17 +156,9 @@ impl TrainSet {
         if labels.is_none() || reading.masks {
             dataset.require_masks()?;
         }
-        let progress = Progress::new("reading images", dataset.samples.len());
-        let items: Vec<Result<Item>> = dataset
-            .samples
-            .par_iter()
-            .map(|sample| {
-                let item = read_item(sample, reading, labels.as_ref().map(|(labels, path)| (labels, *path)), prior);
-                progress.step();
-                item
-            })
-            .collect();
-        Self::new(items.into_iter().collect::<Result<_>>()?)
+        let labels = labels.as_ref().map(|(labels, path)| (labels, *path));
+        let read = |_: &mut (), sample: &Sample| read_item(sample, reading, labels, prior);
+        Self::new(in_order("reading images", &dataset.samples, || (), read)?)
     }
 
     /// From images already in memory; an error if there is none or a patch is missing.
@@ -207,9 +196,9 @@ impl TrainSet {
         Ok(())
     }
 
-    /// Every image once at each of `scales`, factors of its sides, with its points, mask and clutter; a prior is drawn anew
-    /// on the resized image, and points that fall into one pixel become one. Errors: a side too small or too large.
-    pub fn at_scales(self, scales: &[f32], prior: &Prior<'_>) -> Result<Self> {
+    /// Every image once at each of `scales`, factors of its sides, with its points, priors, mask and clutter; points that
+    /// fall into one pixel become one, the first with its prior. Errors: a side too small or too large.
+    pub fn at_scales(self, scales: &[f32]) -> Result<Self> {
         if scales == [1.0] {
             return Ok(self);
         }
@@ -219,14 +208,9 @@ impl TrainSet {
             scales.iter().enumerate().map(move |(k, &scale)| (place(*image, k), moved(*at, size, scaled(size, scale))))
         });
         let clutter = clutter.collect();
-        let progress = Progress::new("resizing images", self.items.len());
-        let items = self.items.par_iter().map(|item| {
-            let copies = scales.iter().map(|&scale| item.at_scale(scale, prior)).collect::<Result<Vec<_>>>();
-            progress.step();
-            copies
-        });
-        // Collected twice: of several errors the one that comes first in the list.
-        let items = items.collect::<Vec<_>>().into_iter().collect::<Result<Vec<_>>>()?;
+        let copies =
+            |_: &mut (), item: &Item| scales.iter().map(|&scale| item.at_scale(scale)).collect::<Result<Vec<_>>>();
+        let items = in_order("resizing images", &self.items, || (), copies)?;
         Ok(Self { clutter, ..Self::new(items.into_iter().flatten().collect())? })
     }
 
@@ -333,12 +317,7 @@ struct Turn {
     clutter: Option<Point>,
 }
 
-fn read_item(
-    sample: &super::dataset::Sample,
-    reading: &Reading,
-    labels: Option<(&Labels, &Path)>,
-    prior: &Prior<'_>,
-) -> Result<Item> {
+fn read_item(sample: &Sample, reading: &Reading, labels: Option<(&Labels, &Path)>, prior: &Prior<'_>) -> Result<Item> {
     let image = StoredImage::open(&sample.image)?;
     let mask = match labels.is_none() || reading.masks {
         true => Some(sample.load_mask(image.width, image.height, reading.resize_mask)?),
@@ -351,7 +330,8 @@ fn read_item(
         }
         _ => None.context("no point labels")?,
     };
-    let patches = draw(prior, &image, &points);
+    // An image without points is not looked at.
+    let patches = if points.is_empty() { Vec::new() } else { prior(&image.to_gray(), &points) };
     Ok(Item { name: sample.name.clone(), image, mask: mask.filter(|_| reading.masks), points, patches })
 }
 
@@ -451,20 +431,12 @@ mod tests {
         let image = StoredImage { width: 32, height: 32, samples: Samples::Eight(samples) };
         // Both points of the bright block fall into one pixel at half the size.
         let points = vec![Point { x: 20, y: 9 }, Point { x: 21, y: 8 }];
-        let item = Item { name: "n".into(), image, mask: Some(mask), points, patches: vec![Patch::default(); 2] };
+        let patch = Patch { x0: 20, y0: 8, width: 4, height: 4, values: vec![0.75; 16] };
+        let patches = vec![patch, Patch::default()];
+        let item = Item { name: "n".into(), image, mask: Some(mask), points, patches };
         let mut set = TrainSet::new(vec![item]).unwrap();
         set.clutter = vec![(0, Point { x: 6, y: 25 })];
-        let prior = |image: &GrayImage, points: &[Point]| -> Vec<Patch> {
-            let patch = |p: &Point| Patch {
-                x0: p.x as i32,
-                y0: p.y as i32,
-                width: 1,
-                height: 1,
-                values: vec![image.value(p.x as usize, p.y as usize)],
-            };
-            points.iter().map(patch).collect()
-        };
-        let set = set.at_scales(&[0.5, 1.0, 2.0], &prior).unwrap();
+        let set = set.at_scales(&[0.5, 1.0, 2.0]).unwrap();
         assert_eq!(set.items.iter().map(|item| item.size()).collect::<Vec<_>>(), [[16; 2], [32; 2], [64; 2]]);
         let points: Vec<Vec<[u32; 2]>> =
             set.items.iter().map(|item| item.points.iter().map(|p| [p.x, p.y]).collect()).collect();
@@ -481,11 +453,15 @@ mod tests {
             let mask = item.mask.as_ref().unwrap();
             assert!(item.points.iter().all(|p| mask.pixels[p.y as usize * mask.width + p.x as usize] == 1));
         }
-        // Only the copies' priors are drawn; the image at its own size keeps what it came with.
-        let drawn: Vec<f32> =
-            set.items.iter().map(|item| item.patches[0].values.first().copied().unwrap_or(0.0)).collect();
-        assert!(drawn[0] > 0.85 && drawn[1] == 0.0 && drawn[2] > 0.85, "{drawn:?}");
-        let error = lone_pixels().at_scales(&[0.1], &no_prior).unwrap_err().to_string();
+        for (item, side) in set.items.iter().zip([2usize, 4, 8]) {
+            // The prior covers the mask, fades beyond, and is its point's: the first of two that have become one.
+            let (mask, patch) = (item.mask.as_ref().unwrap(), &item.patches[0]);
+            let inside: Vec<u8> = (0..(8 * side).pow(2))
+                .map(|i| u8::from(patch.value((i % (8 * side)) as i32, (i / (8 * side)) as i32) >= 0.375))
+                .collect();
+            assert_eq!(inside, mask.pixels, "{side}");
+        }
+        let error = lone_pixels().at_scales(&[0.1]).unwrap_err().to_string();
         assert!(error.contains("n0") && error.contains("3×3"), "{error}");
     }
 

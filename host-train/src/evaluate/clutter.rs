@@ -1,16 +1,15 @@
-//! Where a detector is wrong, as far as points can tell: it fires and no point is near (clutter), or it does not fire at a
-//! point (missed).
+//! Places to train on more often. Where a detector is wrong, as far as points can tell: it fires and no point is near
+//! (clutter), or it does not fire at a point (missed). And targets that are large, which few images have.
 
 use anyhow::{Context, Result};
 use gsacp_core::detect::Detection;
-use rayon::prelude::*;
 
 use super::{Buffers, Detector};
 use crate::data::points::{Labels, Point};
-use crate::data::progress::Progress;
+use crate::data::progress::in_order;
 use crate::data::train_set::{Item, TrainSet};
 
-/// What is taken for an error; thresholds in steps of 1/256.
+/// What is looked for; thresholds in steps of 1/256.
 #[derive(Clone, Copy, Debug)]
 pub struct Search {
     /// Logit above which a detection far from every point is clutter.
@@ -19,16 +18,17 @@ pub struct Search {
     pub away: u32,
     /// Logit up to which a point is missed; None: missed points are not looked for.
     pub missed: Option<i16>,
+    /// Pixels that a point's prior covers at least where its target is large; None: large targets are not looked for.
+    pub large: Option<usize>,
 }
 
 /// How far from a point, in pixels along an axis, the detector may fire for it: targets are wider than a pixel, and a
 /// coarse point is not their brightest one.
 const REACH: u32 = 2;
 
-/// The centroids of the detections in the images of `set` that are clutter by `search`, and the points that are missed;
-/// images without either are left out.
+/// The centroids of the detections in the images of `set` that are clutter by `search`, and the points that are missed or
+/// of large targets; images without any are left out.
 pub fn mine(detector: &Detector, set: &TrainSet, search: &Search) -> Result<Labels> {
-    let progress = Progress::new("mining", set.items.len());
     let one = |buffers: &mut Buffers, item: &Item| -> Result<(String, Vec<Point>)> {
         let mut places = || -> Result<Vec<Point>> {
             let map = detector.logits(&item.image)?;
@@ -38,16 +38,19 @@ pub fn mine(detector: &Detector, set: &TrainSet, search: &Search) -> Result<Labe
                 let (width, height) = (map.width, map.height);
                 places.extend(missed(&map.into_steps(), width, height, threshold, &item.points));
             }
+            if let Some(least) = search.large {
+                let labels = item.points.iter().zip(&item.patches);
+                places.extend(labels.filter(|(_, prior)| prior.area() >= least).map(|(point, _)| *point));
+            }
             places.sort_unstable();
-            // Two blobs, one around the other, can have their centroids in one pixel.
+            // A point can be both, and two blobs, one around the other, can have their centroids in one pixel.
             places.dedup();
             Ok(places)
         };
         let places = places().with_context(|| format!("cannot run on {}", item.name))?;
-        progress.step();
         Ok((item.name.clone(), places))
     };
-    let all = set.items.par_iter().map_init(Buffers::default, one).collect::<Result<Vec<_>>>()?;
+    let all = in_order("mining", &set.items, Buffers::default, one)?;
     Ok(all.into_iter().filter(|(_, places)| !places.is_empty()).collect())
 }
 

@@ -9,11 +9,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use gsacp_core::detect::View;
 use gsacp_core::metrics::{Margin, Margins, Score, Totals, score};
-use rayon::prelude::*;
 
 use crate::data::dataset::Sample;
 use crate::data::image::{Mask, StoredImage};
-use crate::data::progress::Progress;
+use crate::data::progress::in_order;
 
 mod buffers;
 pub mod calibrate;
@@ -111,19 +110,13 @@ fn for_each_sample<T: Send>(
     logits: &(impl Fn(&StoredImage) -> Result<LogitMap> + Sync),
     finish: impl Fn(&mut Buffers, &Sample, LogitMap, Mask) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
-    let progress = Progress::new(what, samples.len());
-    samples
-        .par_iter()
-        .map_init(Buffers::default, |buffers, sample| {
-            let image = StoredImage::open(&sample.image)?;
-            let mask = sample.load_mask(image.width, image.height, resize_mask)?;
-            let done = logits(&image)
-                .and_then(|map| finish(buffers, sample, map, mask))
-                .with_context(|| format!("cannot evaluate {}", sample.image.display()))?;
-            progress.step();
-            Ok(done)
-        })
-        .collect()
+    in_order(what, samples, Buffers::default, |buffers, sample| {
+        let image = StoredImage::open(&sample.image)?;
+        let mask = sample.load_mask(image.width, image.height, resize_mask)?;
+        logits(&image)
+            .and_then(|map| finish(buffers, sample, map, mask))
+            .with_context(|| format!("cannot evaluate {}", sample.image.display()))
+    })
 }
 
 fn summarise(samples: &[Sample], scored: &[Scored], options: &Options) -> Evaluation {

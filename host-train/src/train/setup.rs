@@ -52,7 +52,7 @@ impl DataSource {
                 "data.clutter_share is {share}: make clutter by `gsacp mine`, give it by --clutter"
             ),
         }
-        set.at_scales(&config.data.scales, prior)
+        set.at_scales(&config.data.scales)
     }
 }
 

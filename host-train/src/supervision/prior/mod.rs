@@ -127,8 +127,7 @@ fn contrast(view: View, x: i32, y: i32, config: &PriorConfig) -> Patch {
 
 /// The radius of a disk as large as {g > ½}.
 fn radius(patch: &Patch) -> f32 {
-    let area = patch.values.iter().filter(|&&g| g > 0.5).count() as f32;
-    (area / std::f32::consts::PI).sqrt()
+    (patch.area() as f32 / std::f32::consts::PI).sqrt()
 }
 
 /// The brightest pixel within `shift`; of equal ones the nearest, then the first in raster order.
