@@ -18,6 +18,7 @@ use gsacp_train::data::patch::Patch;
 use gsacp_train::data::points::{Kind, from_mask};
 use gsacp_train::data::random::{permutation, stream};
 use gsacp_train::data::targets;
+use gsacp_train::data::train_set::scaled;
 use gsacp_train::supervision::prior::{PriorConfig, draw_all};
 use rayon::prelude::*;
 
@@ -90,7 +91,7 @@ fn score(sample: &Sample, kind: Kind, seed: u64, scale: f32, prior: &PriorConfig
     let image = sample.load_image()?;
     let mask = sample.load_mask(image.width, image.height, false)?;
     let from = [mask.width, mask.height];
-    let to = from.map(|side| (side as f32 * scale).round() as usize);
+    let to = scaled(from, scale);
     let patches = draw_all(&image, &from_mask(&mask, kind, seed, &sample.name), prior);
     let patches: Vec<Patch> = patches.iter().map(|patch| patch.resized(from, to)).collect();
     let mask = mask.resized(to[0], to[1]);

@@ -52,6 +52,18 @@ fn a_synthetic_set_passes_its_check_and_gives_its_own_points() {
 
     told(&["preview", "--data", "set", "--list", "val", "--out", "sheet.png"], folder.path());
     assert!(read("sheet.png").starts_with(b"\x89PNG"));
+
+    // What training sees, as its configuration says.
+    let crops = |out: &str, more: &[&str]| {
+        let options =
+            ["crops", "--data", "set", "--list", "train", "--set", "data.crop=64", "--count", "9", "--out", out];
+        let names = told(&[&options, more].concat(), folder.path());
+        assert_eq!(names.lines().count(), 9);
+        read(out)
+    };
+    let plain = crops("plain.png", &[]);
+    assert_eq!(plain, crops("again.png", &[]));
+    assert_ne!(plain, crops("pasted.png", &["--set", "data.pasted=8"]));
 }
 
 #[test]

@@ -6,16 +6,19 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 
+use super::train::CropArgs;
 use super::words::size;
 use crate::data::dataset::{Dataset, Sample};
 use crate::data::files::write_atomic;
-use crate::data::image::save_rgb_png;
+use crate::data::image::{GrayImage, Mask, save_rgb_png};
 use crate::data::points::{self, Kind, Labels};
 use crate::data::progress::in_order;
 use crate::data::report;
 use crate::data::sheet::Sheet;
 use crate::data::synth::{self, Settings};
+use crate::data::train_set::Batch;
 use crate::evaluate::source_of;
+use crate::train::config::RunConfig;
 
 /// Make, check and look at data sets.
 #[derive(Subcommand)]
@@ -28,6 +31,8 @@ pub enum Data {
     Points(Points),
     /// Draw a contact sheet of a list's images with boxes around the targets.
     Preview(Preview),
+    /// Draw the first crops that a configuration trains on, with boxes around what their priors take for targets.
+    Crops(Crops),
     /// Write a list of each source's images and one without them, for zero-shot transfer.
     ///
     /// Train with `--list OUT/LIST.without-NUDT.txt` and evaluate with `--list OUT/LIST.NUDT.txt`: a model keeps the mean
@@ -109,10 +114,32 @@ pub struct Points {
 pub struct Preview {
     #[command(flatten)]
     selection: Selection,
+    #[command(flatten)]
+    page: Page,
+}
+
+/// Options of `data crops`.
+#[derive(Args)]
+pub struct Crops {
+    /// Configuration (TOML), as `gsacp train` reads it.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Change a key of the configuration, such as data.pasted=3; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[command(flatten)]
+    data: CropArgs,
+    #[command(flatten)]
+    page: Page,
+}
+
+/// A contact sheet.
+#[derive(Args)]
+struct Page {
     /// The PNG to write.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Number of images, evenly spaced in the list.
+    /// Number of images; of a list, evenly spaced in it.
     #[arg(long, value_name = "N", default_value_t = 12)]
     count: usize,
     /// Images in a row.
@@ -144,6 +171,7 @@ impl Data {
             Self::Check(options) => options.run(),
             Self::Points(options) => options.run(),
             Self::Preview(options) => options.run(),
+            Self::Crops(options) => options.run(),
             Self::Sources(options) => options.run(),
         }
     }
@@ -218,20 +246,66 @@ impl Points {
 
 impl Preview {
     fn run(self) -> Result<()> {
-        ensure!((1..=400).contains(&self.count), "--count {}: give 1 to 400", self.count);
-        ensure!((16..=1024).contains(&self.cell), "--cell {}: give 16 to 1024 pixels", self.cell);
+        self.page.check()?;
         let dataset = self.selection.open()?;
-        let count = self.count.min(dataset.samples.len());
-        let mut sheet = Sheet::new(count, self.columns, self.cell);
-        for index in 0..count {
+        let count = self.page.count.min(dataset.samples.len());
+        self.page.draw(count, |index| {
             let sample = &dataset.samples[index * dataset.samples.len() / count];
             let image = sample.load_image()?;
-            let mask = match self.plain || sample.mask.is_none() {
+            let mask = match self.page.plain || sample.mask.is_none() {
                 true => None,
                 false => Some(sample.load_mask(image.width, image.height, true)?),
             };
+            Ok((sample.name.clone(), image, mask))
+        })
+    }
+}
+
+impl Crops {
+    fn run(self) -> Result<()> {
+        self.page.check()?;
+        let config = RunConfig::load(self.config.as_deref(), &self.set)?;
+        let source = self.data.source();
+        let dataset = Dataset::open(&source.dir, &source.list)?;
+        let set = source.read(&config, &dataset, false, &config.supervision.prior())?;
+        let (plan, batches) = (config.plan(), set.batches_per_epoch(config.schedule.batch));
+        let crops = (0..).flat_map(|batch| {
+            let Batch { names, images, seeds, .. } = set.batch(&plan, (batch / batches) as u64, batch % batches);
+            names.into_iter().zip(images).zip(seeds)
+        });
+        let mut crops = crops.map(|((name, image), seeds)| {
+            let mut mask = Mask::empty(image.width, image.height);
+            for (i, pixel) in mask.pixels.iter_mut().enumerate() {
+                let (x, y) = ((i % image.width) as i32, (i / image.width) as i32);
+                *pixel = seeds.iter().any(|seed| seed.patch.value(x, y) > 0.5).into();
+            }
+            (name, image, mask)
+        });
+        self.page.draw(self.page.count, |_| {
+            let (name, image, mask) = crops.next().context("no crops")?;
+            Ok((name, image, (!self.page.plain).then_some(mask)))
+        })
+    }
+}
+
+impl Page {
+    fn check(&self) -> Result<()> {
+        ensure!((1..=400).contains(&self.count), "--count {}: give 1 to 400", self.count);
+        ensure!((16..=1024).contains(&self.cell), "--cell {}: give 16 to 1024 pixels", self.cell);
+        Ok(())
+    }
+
+    /// Draws `count` images, whose names it prints, with boxes around their masks' targets, and writes the sheet.
+    fn draw(
+        &self,
+        count: usize,
+        mut next: impl FnMut(usize) -> Result<(String, GrayImage, Option<Mask>)>,
+    ) -> Result<()> {
+        let mut sheet = Sheet::new(count, self.columns, self.cell);
+        for index in 0..count {
+            let (name, image, mask) = next(index)?;
             sheet.draw(index, &image, mask.as_ref());
-            println!("{} {}", index + 1, sample.name);
+            println!("{} {name}", index + 1);
         }
         save_rgb_png(&self.out, sheet.width, sheet.height, sheet.pixels)
     }

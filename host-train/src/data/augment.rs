@@ -40,6 +40,8 @@ pub struct Augment {
     pub contrast: f32,
     /// Brightness: an offset from ± this, on the [0, 1] scale.
     pub brightness: f32,
+    /// Most targets of other images that are pasted into a crop, 0 to 16: from none to so many, any number as often ([`super::paste`]).
+    pub pasted: u8,
     /// Sensor noise: the deviation of Gaussian noise is drawn from 0 to this, on the [0, 1] scale; 0 for none.
     pub noise: f32,
 }
@@ -58,6 +60,7 @@ impl Default for Augment {
             contrast: 0.2,
             brightness: 0.08,
             noise: 0.0,
+            pasted: 0,
         }
     }
 }
@@ -80,6 +83,7 @@ impl Augment {
         ] {
             ensure!((0.0..=most).contains(&value), "{key} = {value}: give a number from 0 to {most}");
         }
+        ensure!(self.pasted <= 16, "pasted = {}: give 0 to 16 targets", self.pasted);
         let scales = &self.scales;
         ensure!(
             !scales.is_empty() && scales.iter().all(|scale| (0.25..=4.0).contains(scale)),
@@ -116,15 +120,8 @@ impl Augment {
                 }
             }
         };
-        let symmetry = if self.flips { symmetry } else { 0 };
-        Window {
-            x0: start(width, place[0], target.map(|p| p.x)),
-            y0: start(height, place[1], target.map(|p| p.y)),
-            size: self.crop,
-            flip_x: symmetry & 1 != 0,
-            flip_y: symmetry & 2 != 0,
-            transpose: symmetry & 4 != 0,
-        }
+        let (x0, y0) = (start(width, place[0], target.map(|p| p.x)), start(height, place[1], target.map(|p| p.y)));
+        Window::turned(x0, y0, self.crop, if self.flips { symmetry } else { 0 })
     }
 
     /// Changes contrast and brightness and adds noise; values stay in [0, 1], as a sensor saturates.
@@ -162,6 +159,12 @@ pub struct Window {
 }
 
 impl Window {
+    /// The square of `size` pixels a side from (`x0`, `y0`) on, in the flip or transpose number `symmetry`, 0 (none) to 7.
+    pub fn turned(x0: i32, y0: i32, size: usize, symmetry: u8) -> Self {
+        let [flip_x, flip_y, transpose] = [1, 2, 4].map(|bit| symmetry & bit != 0);
+        Self { x0, y0, size, flip_x, flip_y, transpose }
+    }
+
     /// The crop pixel that shows the image pixel (`x`, `y`), if it is inside the square.
     pub fn crop_pixel(&self, x: i32, y: i32) -> Option<(u32, u32)> {
         let (u, v) = self.forward(x, y);
@@ -272,14 +275,7 @@ mod tests {
         mask.pixels[3 * 6 + 2] = 1;
         let patch = Patch { x0: 1, y0: 2, width: 3, height: 2, values: vec![0.1, 0.2, 0.3, 0.4, 0.5, 0.6] };
         for symmetry in 0..8u8 {
-            let window = Window {
-                x0: 1,
-                y0: 1,
-                size: 4,
-                flip_x: symmetry & 1 != 0,
-                flip_y: symmetry & 2 != 0,
-                transpose: symmetry & 4 != 0,
-            };
+            let window = Window::turned(1, 1, 4, symmetry);
             let crop = bytes(&window, &image);
             let (u, v) = window.crop_pixel(2, 3).unwrap();
             assert_eq!(crop[v as usize * 4 + u as usize], 32, "{window:?}");
@@ -381,6 +377,7 @@ mod tests {
             (Augment { crop: 0, ..Augment::default() }, "crop"),
             (Augment { target_share: 1.5, ..Augment::default() }, "target_share"),
             (Augment { noise: f32::NAN, ..Augment::default() }, "noise"),
+            (Augment { pasted: 17, ..Augment::default() }, "pasted"),
             (Augment { scales: vec![], ..Augment::default() }, "scales"),
             (Augment { scales: vec![1.0, 0.2], ..Augment::default() }, "scales"),
         ] {

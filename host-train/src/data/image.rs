@@ -13,6 +13,7 @@ use image::imageops::{FilterType, resize};
 use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageFormat, ImageReader, Limits, Luma, Primitive};
 
 use super::files::write_atomic;
+use super::patch::moved;
 
 /// The largest width and height that is read.
 pub const MAX_SIDE: usize = 8192;
@@ -249,7 +250,7 @@ impl Mask {
 
     /// Nearest neighbour: pixel x takes source column ⌊(x + ½)·source width/width⌋, rows likewise.
     pub fn resized(&self, width: usize, height: usize) -> Self {
-        let source = |at: usize, from: usize, to: usize| ((2 * at + 1) * from) / (2 * to);
+        let source = |at: usize, from: usize, to: usize| moved(at as i64, to, from) as usize;
         let mut pixels = Vec::with_capacity(width * height);
         for y in 0..height {
             let row = source(y, self.height, height) * self.width;

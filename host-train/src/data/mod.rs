@@ -9,6 +9,7 @@ pub mod dataset;
 pub mod files;
 pub mod image;
 pub mod loader;
+pub mod paste;
 pub mod patch;
 pub mod points;
 pub mod progress;

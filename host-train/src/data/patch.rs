@@ -63,6 +63,19 @@ impl Patch {
         Self { x0, y0, width: columns.len() as u32, height: rows.len() as u32, values }
     }
 
+    /// The same values from (`x`, `y`) further on.
+    pub fn shifted(&self, x: i32, y: i32) -> Self {
+        Self { x0: self.x0 + x, y0: self.y0 + y, ..self.clone() }
+    }
+
+    /// Whether fewer than `gap` pixels lie between the two rectangles, along both axes; never where one is empty.
+    pub fn is_near(&self, other: &Self, gap: i32) -> bool {
+        let near = |a: i32, a_count: u32, b: i32, b_count: u32| {
+            a < b + b_count as i32 + gap && b < a + a_count as i32 + gap && a_count > 0 && b_count > 0
+        };
+        near(self.x0, self.width, other.x0, other.width) && near(self.y0, self.height, other.y0, other.height)
+    }
+
     /// Number of pixels above ½: those of the mask that a prior draws.
     pub fn area(&self) -> usize {
         self.values.iter().filter(|&&g| g > 0.5).count()
@@ -94,6 +107,32 @@ mod tests {
         assert!(!patch.is_empty());
         assert!(Patch::default().is_empty());
     }
+
+    #[test]
+    fn rectangles_are_near_where_fewer_pixels_than_the_gap_lie_between_them_along_both_axes() {
+        let patch = |x0, y0, width: u32, height: u32| Patch {
+            x0,
+            y0,
+            width,
+            height,
+            values: vec![1.0; (width * height) as usize],
+        };
+        let own = patch(4, 4, 2, 3);
+        for (other, near) in [
+            (patch(5, 5, 1, 1), true),
+            (patch(8, 4, 1, 1), true),
+            (patch(9, 4, 1, 1), false),
+            (patch(4, 9, 1, 1), true),
+            (patch(4, 10, 1, 1), false),
+            (patch(0, 0, 1, 1), false),
+            (patch(-9, -9, 40, 40), true),
+            (Patch::default(), false),
+        ] {
+            assert_eq!((own.is_near(&other, 3), other.is_near(&own, 3)), (near, near), "{other:?}");
+        }
+        assert_eq!(own.shifted(-5, 2).value(-1, 6), 1.0);
+    }
+
     #[test]
     fn a_patch_grows_with_its_image_by_interpolation_and_ends_at_its_edges() {
         // Columns 1 and 2 of the only row of an image of 4×1, made 8×2: the middle of column u lies at u/2 − ¼ of the old ones.

@@ -24,7 +24,7 @@ pub const MIN_FRAME: usize = 64;
 const MAX_AREA: f32 = 80.0;
 
 /// Least peak of a target: fainter ones drown in the rounding to 8 bits.
-const LEAST_SIGNAL: f32 = 0.06;
+pub(super) const LEAST_SIGNAL: f32 = 0.06;
 
 /// What a synthetic set is.
 #[derive(Clone, Debug, PartialEq)]
@@ -315,7 +315,7 @@ fn add_targets(rng: &mut ChaCha8Rng, settings: &Settings, pixels: &mut [f32], no
 }
 
 /// Mean and deviation of the 21×21 pixels around a place.
-fn surroundings(pixels: &[f32], width: usize, height: usize, centre: (f32, f32)) -> (f32, f32) {
+pub(super) fn surroundings(pixels: &[f32], width: usize, height: usize, centre: (f32, f32)) -> (f32, f32) {
     let span = |at: f32, side: usize| (at as usize).saturating_sub(10)..(at as usize + 11).min(side);
     let values: Vec<f32> = span(centre.1, height)
         .flat_map(|y| span(centre.0, width).map(move |x| y * width + x))

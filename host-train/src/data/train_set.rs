@@ -11,6 +11,7 @@ use rand::RngExt;
 use super::augment::{Augment, Window};
 use super::dataset::{Dataset, Normalisation, Sample};
 use super::image::{GrayImage, MAX_SIDE, MIN_SIDE, Mask, Moments, StoredImage};
+use super::paste::{Canvas, Cutout};
 use super::patch::{self, Patch};
 use super::points::{self, Labels, Point, Source};
 use super::progress::in_order;
@@ -70,7 +71,7 @@ impl Item {
 }
 
 /// Sides at a scale, rounded.
-fn scaled(size: [usize; 2], scale: f32) -> [usize; 2] {
+pub fn scaled(size: [usize; 2], scale: f32) -> [usize; 2] {
     size.map(|side| (side as f32 * scale).round() as usize)
 }
 
@@ -109,6 +110,13 @@ pub struct Seed {
     pub y: u32,
     /// The prior in crop coordinates; empty if nothing but zeros lies in the crop.
     pub patch: Patch,
+}
+
+impl Seed {
+    /// Itself (`x`, `y`) further on.
+    pub fn shifted(&self, x: u32, y: u32) -> Self {
+        Self { x: self.x + x, y: self.y + y, patch: self.patch.shifted(x as i32, y as i32) }
+    }
 }
 
 /// Crops of one step. All vectors have one entry per crop but `masks`, which is empty when no masks were asked for.
@@ -251,7 +259,7 @@ impl TrainSet {
                 None => augment.window(&mut rng, width, height, &item.points, augment.target_share),
             };
             let mut image = window.image(&item.image);
-            augment.tone(&mut rng, &mut image);
+            let mut mask = item.mask.as_ref().map(|mask| window.mask(mask));
             let (mut seeds, mut cut_off) = (Vec::new(), Vec::new());
             for (point, patch) in item.points.iter().zip(&item.patches) {
                 let patch = window.patch(patch);
@@ -260,11 +268,14 @@ impl TrainSet {
                     None => cut_off.extend(patch),
                 }
             }
+            let mut canvas = Canvas { image: &mut image, mask: mask.as_mut(), seeds: &mut seeds, cut_off: &cut_off };
+            self.paste(plan, epoch, number, &mut canvas);
+            augment.tone(&mut rng, &mut image);
             batch.items.push(turn);
             batch.names.push(item.name.clone());
             batch.windows.push(window);
             batch.images.push(image);
-            batch.masks.extend(item.mask.as_ref().map(|mask| window.mask(mask)));
+            batch.masks.extend(mask);
             batch.seeds.push(seeds);
             batch.cut_off.push(cut_off);
         }
@@ -292,6 +303,20 @@ impl TrainSet {
         sorted.sort_by_key(|turn| self.least_side(turn));
         let group = permutation(&mut stream(plan.seed, "batches", epoch, 0), batches)[index];
         sorted.into_iter().skip(group * plan.batch).take(plan.batch).collect()
+    }
+
+    /// Pastes targets of other images into the crop `number` of an epoch, as many as are drawn and find a place.
+    fn paste(&self, plan: &Plan, epoch: u64, number: u64, canvas: &mut Canvas) {
+        let mut rng = stream(plan.seed, "paste", epoch, number);
+        for _ in 0..rng.random_range(0..=plan.augment.pasted) {
+            let item = &self.items[rng.random_range(0..self.items.len())];
+            let (chosen, symmetry) = (rng.random::<u64>(), rng.random_range(0..8u8));
+            let symmetry = if plan.augment.flips { symmetry } else { 0 };
+            let index = chosen.checked_rem(item.points.len() as u64);
+            if let Some(cutout) = index.and_then(|index| Cutout::of(item, index as usize, symmetry)) {
+                cutout.paste(&mut rng, canvas);
+            }
+        }
     }
 
     fn least_side(&self, turn: &Turn) -> usize {
@@ -390,6 +415,31 @@ mod tests {
             }
         }
         assert!(inside > 200 && outside > 5, "{inside} {outside}");
+    }
+
+    #[test]
+    fn pasted_targets_come_with_their_points_priors_and_masks_and_change_nothing_else() {
+        let (set, plain) = (lone_pixels(), plan(5));
+        let mut plan = plain.clone();
+        plan.augment.pasted = 3;
+        let mut pasted = [0; 5];
+        for epoch in 0..40 {
+            let (batch, before) = (set.batch(&plan, epoch, 0), set.batch(&plain, epoch, 0));
+            assert_eq!((&batch.windows, &batch.cut_off), (&before.windows, &before.cut_off));
+            for crop in 0..5 {
+                let (seeds, own) = (&batch.seeds[crop], &before.seeds[crop]);
+                assert_eq!(seeds[..own.len()], own[..]);
+                pasted[seeds.len() - own.len()] += 1;
+                let places = |found: &dyn Fn(usize) -> bool| (0..256).filter(|&i| found(i)).collect::<Vec<_>>();
+                let mut points: Vec<usize> = seeds.iter().map(|s| (s.y * 16 + s.x) as usize).collect();
+                points.sort_unstable();
+                assert_eq!(places(&|i| batch.images[crop].pixels[i] > 0.4), points);
+                assert_eq!(places(&|i| batch.masks[crop].pixels[i] == 1), points);
+                assert!(seeds.iter().all(|seed| seed.patch.value(seed.x as i32, seed.y as i32) == 1.0));
+            }
+        }
+        // None to three are asked for, each number in 50 crops of 200; 16 px have room for one, seldom for two.
+        assert!(pasted[0] > 50 && pasted[1] > 60 && pasted[2] > 5 && pasted[3..] == [0, 0], "{pasted:?}");
     }
 
     #[test]
