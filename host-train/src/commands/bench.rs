@@ -1,6 +1,5 @@
 //! `gsacp bench`: what is measured; and `gsacp bench train`: where the time of a training step goes.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -8,9 +7,8 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::bench_model::ModelBench;
-use super::train::CropArgs;
+use super::train::{ConfigArgs, CropArgs};
 use crate::data::loader::Loader;
-use crate::train::config::RunConfig;
 use crate::train::device::DeviceKind;
 use crate::train::run::{median_times, peak_memory_mb};
 use crate::train::setup::prepare;
@@ -32,12 +30,8 @@ enum What {
 
 #[derive(Args, Debug)]
 struct TrainBench {
-    /// Configuration (TOML); without one the defaults.
-    #[arg(long)]
-    config: Option<PathBuf>,
-    /// Change a key of the configuration, such as model.widths=half; may be repeated.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    #[command(flatten)]
+    config: ConfigArgs,
     #[command(flatten)]
     data: CropArgs,
     /// Where to compute.
@@ -67,7 +61,7 @@ impl BenchArgs {
 impl TrainBench {
     fn run(self) -> Result<()> {
         ensure!(self.steps > 0, "--steps 0: give at least 1");
-        let config = RunConfig::load(self.config.as_deref(), &self.set)?;
+        let config = self.config.load(None)?;
         let batch = config.schedule.batch;
         let plan = config.plan();
         let (mut trainer, set) = prepare(config, &self.data.source(), &self.device.open()?)?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 
-use super::train::CropArgs;
+use super::train::{ConfigArgs, CropArgs};
 use super::words::size;
 use crate::data::dataset::{Dataset, Sample};
 use crate::data::files::write_atomic;
@@ -18,7 +18,6 @@ use crate::data::sheet::Sheet;
 use crate::data::synth::{self, Settings};
 use crate::data::train_set::Batch;
 use crate::evaluate::source_of;
-use crate::train::config::RunConfig;
 
 /// Make, check and look at data sets.
 #[derive(Subcommand)]
@@ -121,12 +120,8 @@ pub struct Preview {
 /// Options of `data crops`.
 #[derive(Args)]
 pub struct Crops {
-    /// Configuration (TOML), as `gsacp train` reads it.
-    #[arg(long)]
-    config: Option<PathBuf>,
-    /// Change a key of the configuration, such as data.pasted=3; may be repeated.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    #[command(flatten)]
+    config: ConfigArgs,
     #[command(flatten)]
     data: CropArgs,
     #[command(flatten)]
@@ -249,7 +244,7 @@ impl Preview {
         self.page.check()?;
         let dataset = self.selection.open()?;
         let count = self.page.count.min(dataset.samples.len());
-        self.page.draw(count, |index| {
+        let images = (0..count).map(|index| {
             let sample = &dataset.samples[index * dataset.samples.len() / count];
             let image = sample.load_image()?;
             let mask = match self.page.plain || sample.mask.is_none() {
@@ -257,14 +252,15 @@ impl Preview {
                 false => Some(sample.load_mask(image.width, image.height, true)?),
             };
             Ok((sample.name.clone(), image, mask))
-        })
+        });
+        self.page.draw(count, images)
     }
 }
 
 impl Crops {
     fn run(self) -> Result<()> {
         self.page.check()?;
-        let config = RunConfig::load(self.config.as_deref(), &self.set)?;
+        let config = self.config.load(None)?;
         let source = self.data.source();
         let dataset = Dataset::open(&source.dir, &source.list)?;
         let set = source.read(&config, &dataset, false, &config.supervision.prior())?;
@@ -273,18 +269,15 @@ impl Crops {
             let Batch { names, images, seeds, .. } = set.batch(&plan, (batch / batches) as u64, batch % batches);
             names.into_iter().zip(images).zip(seeds)
         });
-        let mut crops = crops.map(|((name, image), seeds)| {
+        let images = crops.map(|((name, image), seeds)| {
             let mut mask = Mask::empty(image.width, image.height);
             for (i, pixel) in mask.pixels.iter_mut().enumerate() {
                 let (x, y) = ((i % image.width) as i32, (i / image.width) as i32);
                 *pixel = seeds.iter().any(|seed| seed.patch.value(x, y) > 0.5).into();
             }
-            (name, image, mask)
-        });
-        self.page.draw(self.page.count, |_| {
-            let (name, image, mask) = crops.next().context("no crops")?;
             Ok((name, image, (!self.page.plain).then_some(mask)))
-        })
+        });
+        self.page.draw(self.page.count, images)
     }
 }
 
@@ -295,15 +288,15 @@ impl Page {
         Ok(())
     }
 
-    /// Draws `count` images, whose names it prints, with boxes around their masks' targets, and writes the sheet.
+    /// Draws the first `count` images, whose names it prints, with boxes around their masks' targets, and writes the sheet.
     fn draw(
         &self,
         count: usize,
-        mut next: impl FnMut(usize) -> Result<(String, GrayImage, Option<Mask>)>,
+        images: impl Iterator<Item = Result<(String, GrayImage, Option<Mask>)>>,
     ) -> Result<()> {
         let mut sheet = Sheet::new(count, self.columns, self.cell);
-        for index in 0..count {
-            let (name, image, mask) = next(index)?;
+        for (index, drawn) in images.take(count).enumerate() {
+            let (name, image, mask) = drawn?;
             sheet.draw(index, &image, mask.as_ref());
             println!("{} {name}", index + 1);
         }

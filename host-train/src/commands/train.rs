@@ -1,6 +1,6 @@
 //! `gsacp train`: from images and points to `model.safetensors`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -22,12 +22,8 @@ pub const POINT_SEED: u64 = 0;
 /// Trains the detector from single points.
 #[derive(Args, Debug)]
 pub struct TrainArgs {
-    /// Configuration (TOML); without one, or without a key, the defaults. A resumed run uses its own by default.
-    #[arg(long)]
-    config: Option<PathBuf>,
-    /// Change a key of the configuration, such as schedule.epochs=20; may be repeated.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    #[command(flatten)]
+    config: ConfigArgs,
     #[command(flatten)]
     data: CropArgs,
     /// List of validation images, which need masks; without one nothing is validated.
@@ -52,6 +48,17 @@ pub struct TrainArgs {
     /// Stop after this many minutes, keeping the model so far; --resume continues.
     #[arg(long)]
     max_minutes: Option<f64>,
+}
+
+/// What a run computes, besides its data.
+#[derive(Args, Debug)]
+pub struct ConfigArgs {
+    /// Configuration (TOML); without one, or without a key, the defaults. A resumed run uses its own by default.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Change a key of the configuration, such as schedule.epochs=20; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
 }
 
 /// Which images and points are trained on.
@@ -82,6 +89,13 @@ pub struct CropArgs {
     clutter: Option<PathBuf>,
 }
 
+impl ConfigArgs {
+    /// The configuration that was asked for, of the file `own` where none was named.
+    pub fn load(&self, own: Option<&Path>) -> Result<RunConfig> {
+        RunConfig::load(self.config.as_deref().or(own), &self.set)
+    }
+}
+
 impl CropArgs {
     /// The source that was asked for.
     pub fn source(&self) -> DataSource {
@@ -106,8 +120,8 @@ impl TrainArgs {
         let limit = minutes(self.max_minutes)?;
         let device = self.device.open()?;
         let folder = RunFolder::open(&self.out, self.resume)?;
-        let own = (self.resume && self.config.is_none()).then(|| folder.config());
-        let config = RunConfig::load(self.config.as_deref().or(own.as_deref()), &self.set)?;
+        let own = self.resume.then(|| folder.config());
+        let config = self.config.load(own.as_deref())?;
         let validation = match &self.val_list {
             Some(list) => Some(Dataset::open(&self.data.images.data, list)?),
             None => None,
