@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn every_compilation_gives_the_same_bits() {
-        let taps: [i16; 64] = core::array::from_fn(|i| (i as i16 * 7919) >> 3);
+        let taps: [i16; 64] = core::array::from_fn(|i| (i as i16).wrapping_mul(7919) >> 3);
         let dots = || {
             let mut sums = [0; 6];
             i16::dots(&taps, 5, taps.first_chunk::<32>().unwrap(), &mut sums);

@@ -546,8 +546,11 @@ registers! {
     __m256, 8, _mm256_set1_ps _mm256_loadu_ps _mm256_permute_ps _mm256_fmadd_ps _mm256_add_ps _mm256_sub_ps _mm256_max_ps,
     #[inline(always)]
     unsafe fn load_four(from: *const f32) -> Self {
-        // SAFETY: callers have four values there.
-        unsafe { _mm256_broadcast_ps(&*from.cast()) }
+        // SAFETY: callers have four values there. `_mm256_broadcast_ps` takes a reference, which must be aligned as a register is.
+        unsafe {
+            let four = _mm_loadu_ps(from);
+            _mm256_set_m128(four, four)
+        }
     }
     #[inline(always)]
     unsafe fn store(self, count: usize, to: *mut f32) {
