@@ -19,7 +19,7 @@ use gsacp_train::data::dataset::Dataset;
 use gsacp_train::data::image::StoredImage;
 use gsacp_train::evaluate::thin;
 use gsacp_train::model::{ModelInfo, StateDict};
-use gsacp_train::quantize::{self, QuantizedModel, Source, host::Int8Network};
+use gsacp_train::quantize::{self, QuantizedModel, Ranges, Source, host::Int8Network};
 use gsacp_train::{export, onnx};
 use xtask::board::SMALL;
 use xtask::repository::{real_images, root, scratch};
@@ -78,7 +78,7 @@ fn full(dataset: &Dataset, rounds: usize) -> Result<Network> {
     let info = ModelInfo { widths: FULL, input_channels: 1, mean: 0.4, std: 0.2 };
     info.write_to(&mut state.metadata);
     let source = Source { state, info, crc: 0, ranges: None };
-    let int8 = quantize::quantize(&source, dataset, 4, 1)?;
+    let int8 = quantize::quantize(&source, dataset, 4, 1, Ranges::LeastSquares)?;
     Ok(Network { name: "full", state: source.state, int8, most_int8: f32::INFINITY, rounds: rounds.div_ceil(2) })
 }
 

@@ -61,8 +61,8 @@ fn scenes_become_detections_by_the_commands_of_the_readme() {
     };
     let json = |text: String| serde_json::from_str::<Value>(&text).unwrap();
 
-    let quantised =
-        json(on(&["quantize", "--model", "m.safetensors", "--out", "q.safetensors", "--images", "4"], "train"));
+    let quantize = ["quantize", "--model", "m.safetensors", "--out", "q.safetensors", "--images", "4"];
+    let quantised = json(on(&[quantize.as_slice(), &["--ranges", "equalised"]].concat(), "train"));
     assert_eq!(quantised["images"], 8);
     let calibrated = json(on(&["calibrate", "--model", "q.safetensors", "--fa", "1e-3", "1e-4"], "train"));
     let points = calibrated["operating_points"].as_array().unwrap();

@@ -17,7 +17,7 @@ use crate::export;
 use crate::model::{Mode, ModelInfo, Msda};
 use crate::quantize::host::Int8Network;
 use crate::quantize::observe::Observations;
-use crate::quantize::{Calibration, QuantizedModel, Record, build, file, groups};
+use crate::quantize::{Calibration, QuantizedModel, Ranges, Record, build, file, groups};
 use crate::train::config::Widths;
 
 /// Height, width and frames of the paper's table, and of a sensor with 320 columns.
@@ -122,7 +122,7 @@ fn quantised(graph: &Graph, model: &Msda) -> Result<QuantizedModel> {
     FloatEngine::new(graph, &plan, &weights, &mut arena)?.run_with(&frame, |id, _, map| {
         seen.add(id, &map.pixels().flatten().copied().collect::<Vec<f32>>());
     })?;
-    let activations = groups::assign(graph, &seen, groups::input_pair(info.mean, info.std));
+    let activations = groups::assign(graph, &seen, groups::input_pair(info.mean, info.std), Ranges::LeastSquares);
     let record = Record {
         format_version: file::FORMAT_VERSION,
         model: info,

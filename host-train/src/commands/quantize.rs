@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::data::dataset::Dataset;
-use crate::quantize::{self, report};
+use crate::quantize::{self, Ranges, report};
 
 /// Quantise a trained model to int8.
 #[derive(Args, Debug)]
@@ -26,6 +26,9 @@ pub struct QuantizeArgs {
     /// Seed of the draw.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// How the maps' ranges are chosen. Try both and score both: which is better differs from network to network.
+    #[arg(long, value_enum, default_value = "least-squares")]
+    ranges: Ranges,
     /// Images over which the loss of every layer is measured; 0 leaves the table out.
     #[arg(long, default_value_t = 8)]
     compare: usize,
@@ -41,8 +44,8 @@ impl QuantizeArgs {
     /// Runs the command.
     pub fn run(self) -> Result<()> {
         let dataset = Dataset::open(&self.data, &self.list)?;
-        let source = quantize::Source::open(&self.model)?;
-        let model = quantize::quantize(&source, &dataset, self.images, self.seed)?;
+        let source = quantize::Source::open(&self.model)?.prepared(&dataset, self.images, self.seed, self.ranges)?;
+        let model = quantize::quantize(&source, &dataset, self.images, self.seed, self.ranges)?;
         let report = match self.compare {
             0 => None,
             // Other images than those that chose the ranges, where the list has more.

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use gsacp_core::graph::{Graph, Op};
 use std::collections::BTreeMap;
 
+use super::Ranges;
 use super::histogram::Histogram;
 use super::observe::Observations;
 use super::range::Affine;
@@ -19,12 +20,18 @@ pub fn groups(graph: &Graph) -> Vec<usize> {
             continue;
         }
         for &input in node.inputs() {
-            let (a, b) = (group[id], group[input as usize]);
-            let (first, other) = (a.min(b), a.max(b));
-            group.iter_mut().filter(|g| **g == other).for_each(|g| *g = first);
+            tie(&mut group, id, input.into());
         }
     }
     group
+}
+
+/// Makes one set of those that `a` and `b` are in; a set goes by the first of its members.
+pub fn tie(set: &mut [usize], a: usize, b: usize) {
+    let (first, other) = (set[a].min(set[b]), set[a].max(set[b]));
+    if first != other {
+        set.iter_mut().filter(|s| **s == other).for_each(|s| *s = first);
+    }
 }
 
 /// The input's pair: one step is one step of an 8-bit frame, so such frames enter without loss of contrast.
@@ -39,7 +46,7 @@ pub fn input_pair(mean: f32, std: f32) -> Affine {
 
 /// The pair of every node. The input's group takes [`input_pair`]; the last node is the logit map, whose 1/256 steps
 /// are not searched (its entry is scale 1/256, zero point 0).
-pub fn assign(graph: &Graph, seen: &Observations, input: Affine) -> Vec<Affine> {
+pub fn assign(graph: &Graph, seen: &Observations, input: Affine, ranges: Ranges) -> Vec<Affine> {
     let group = groups(graph);
     let last = graph.nodes().len() - 1;
     let logits = Affine { scale: 1.0 / f64::from(256.0f32), zero_point: 0 };
@@ -56,7 +63,10 @@ pub fn assign(graph: &Graph, seen: &Observations, input: Affine) -> Vec<Affine> 
             for &id in members.iter().filter(|&&id| graph.nodes()[id].op != Op::Concat) {
                 histogram.merge(&seen.nodes[id].histogram);
             }
-            Affine::search(&histogram)
+            match ranges {
+                Ranges::LeastSquares => Affine::search(&histogram),
+                Ranges::Equalised => Affine::covering(histogram.min.into(), histogram.max.into()),
+            }
         };
         members.iter().for_each(|&id| pairs[id] = pair);
     }
@@ -109,7 +119,7 @@ mod tests {
             seen.add(id, &map);
         }
         let input = input_pair(0.4, 0.2);
-        let pairs = assign(&graph, &seen, input);
+        let pairs = assign(&graph, &seen, input, Ranges::LeastSquares);
         for (id, node) in graph.nodes().iter().enumerate() {
             if matches!(node.op, Op::Concat | Op::MaxPool { .. }) {
                 node.inputs().iter().for_each(|&j| assert_eq!(pairs[id], pairs[j as usize], "{}", node.label));

@@ -2,14 +2,15 @@
 //! images, weights per channel, bias correction, and the file that holds the result.
 //!
 //! ```text
-//! state dict ─ export::fold ─▶ float weights ─ observe ─▶ statistics of every map
-//!                                     └──────── build ◀── groups: scale and zero point of every map
-//!                                                 ▼
-//!                           QuantizedModel ─ file ─▶ model.int8.safetensors
-//!                                          └ image ─▶ model image ─▶ int8 engine, here and on the device
+//! state dict ─ equalise ─ export::fold ─▶ float weights ─ observe ─▶ statistics of every map
+//!                                                └──────── build ◀── groups: scale and zero point of every map
+//!                                                            ▼
+//!                                      QuantizedModel ─ file ─▶ model.int8.safetensors
+//!                                                     └ image ─▶ model image ─▶ int8 engine, here and on the device
 //! ```
 
 mod build;
+pub mod equalise;
 pub mod file;
 pub mod groups;
 pub mod histogram;
@@ -114,6 +115,15 @@ impl From<OperatingPoint> for gsacp_core::threshold::OperatingPoint {
 /// Steps of an int16 logit per unit.
 const LOGIT_STEPS: f32 = 256.0;
 
+/// How the maps' ranges are chosen: [`range`], and [`equalise`] for the second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Ranges {
+    /// Of least squared error over all values seen; the rarest may be clipped.
+    LeastSquares,
+    /// All values seen, after the units of every channel were chosen for like ranges.
+    Equalised,
+}
+
 /// How the ranges were found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
@@ -197,11 +207,31 @@ impl Source {
         };
         open().with_context(|| format!("{}: not a usable model", path.display()))
     }
+
+    /// For [`Ranges::Equalised`] the same network with channels of like range, by the images that [`quantize`] draws with
+    /// the same arguments. A network that was trained to be rounded stays as it is.
+    pub fn prepared(self, dataset: &Dataset, images: usize, seed: u64, ranges: Ranges) -> Result<Self> {
+        if self.ranges.is_some() || ranges == Ranges::LeastSquares {
+            return Ok(self);
+        }
+        let graph = self.info.graph()?;
+        let samples = observe::draw(dataset, images, seed);
+        let seen = observe::Observations::of_images(&graph, &self.state, &self.info, &samples)?;
+        let state = equalise::scaled(&graph, &self.state, &equalise::doublings(&graph, &seen))?;
+        Ok(Self { state, ..self })
+    }
 }
 
-/// Quantises a float model with `images` images of the data set, drawn by `seed`. Ranges that the model was trained with
+/// Quantises a float model that was [prepared](Source::prepared) with the same arguments, with `images` images of the data
+/// set, drawn by `seed`. Ranges that the model was trained with
 /// are kept; others are searched. The same arguments give the same model, whatever the number of threads.
-pub fn quantize(source: &Source, dataset: &Dataset, images: usize, seed: u64) -> Result<QuantizedModel> {
+pub fn quantize(
+    source: &Source,
+    dataset: &Dataset,
+    images: usize,
+    seed: u64,
+    ranges: Ranges,
+) -> Result<QuantizedModel> {
     let graph = source.info.graph()?;
     let folded = export::fold(&source.state, &graph)?;
     let samples = observe::draw(dataset, images, seed);
@@ -214,7 +244,7 @@ pub fn quantize(source: &Source, dataset: &Dataset, images: usize, seed: u64) ->
         calibration: Calibration { list, images: samples.len(), seed },
         source_crc: source.crc,
     };
-    let searched = || groups::assign(&graph, &seen, groups::input_pair(source.info.mean, source.info.std));
+    let searched = || groups::assign(&graph, &seen, groups::input_pair(source.info.mean, source.info.std), ranges);
     let activations = source.ranges.clone().unwrap_or_else(searched);
     build(&graph, &folded, activations, &seen, record)
 }

@@ -24,6 +24,8 @@ pub struct Statistics {
     sums: Vec<f64>,
     /// Sum of squares over pixels, channel by channel.
     squares: Vec<f64>,
+    /// Largest magnitude, channel by channel.
+    peaks: Vec<f32>,
     /// Pixels seen.
     pixels: u64,
     /// Channel means of each image, in no particular order.
@@ -41,6 +43,11 @@ impl Statistics {
         self.squares.iter().map(|s| s / self.pixels.max(1) as f64).collect()
     }
 
+    /// Largest magnitude of every channel.
+    pub fn peaks(&self) -> &[f32] {
+        &self.peaks
+    }
+
     /// Channel means of each image, in no particular order.
     pub fn image_means(&self) -> &[Vec<f64>] {
         &self.image_means
@@ -51,9 +58,11 @@ impl Statistics {
         let channels = self.sums.len();
         let mut sums = vec![0.0; channels];
         for pixel in map.chunks_exact(channels) {
-            for ((sum, square), &v) in sums.iter_mut().zip(&mut self.squares).zip(pixel) {
+            let all = sums.iter_mut().zip(&mut self.squares).zip(&mut self.peaks).zip(pixel);
+            for (((sum, square), peak), &v) in all {
                 *sum += f64::from(v);
                 *square += f64::from(v).powi(2);
+                *peak = peak.max(v.abs());
             }
         }
         let pixels = map.len() / channels;
@@ -67,6 +76,7 @@ impl Statistics {
         self.histogram.merge(&other.histogram);
         self.sums.iter_mut().zip(&other.sums).for_each(|(a, b)| *a += b);
         self.squares.iter_mut().zip(&other.squares).for_each(|(a, b)| *a += b);
+        self.peaks.iter_mut().zip(&other.peaks).for_each(|(a, b)| *a = a.max(*b));
         self.pixels += other.pixels;
         self.image_means.extend_from_slice(&other.image_means);
     }
@@ -85,6 +95,7 @@ impl Observations {
         let empty = |channels: u16| Statistics {
             sums: vec![0.0; channels as usize],
             squares: vec![0.0; channels as usize],
+            peaks: vec![0.0; channels as usize],
             ..Statistics::default()
         };
         Self { nodes: graph.nodes().iter().map(|n| empty(n.channels)).collect() }

@@ -4,10 +4,10 @@ use candle_core::{Device, Tensor};
 use gsacp_core::graph::{Graph, Op};
 use rand_chacha::ChaCha8Rng;
 
-use super::groups;
 use super::observe::Observations;
 use super::range::Affine;
-use super::{Calibration, OperatingPoint, Record};
+use super::{Calibration, OperatingPoint, Ranges, Record};
+use super::{equalise, groups};
 use crate::data::random::{normal, stream};
 use crate::model::params::{self, Kind};
 use crate::model::{ModelInfo, StateDict};
@@ -51,7 +51,14 @@ pub fn record(graph: &Graph) -> Record {
 /// The searched ranges of maps, for the normalisation of [`record`].
 pub fn ranges(graph: &Graph, seen: &Observations) -> Vec<Affine> {
     let info = record(graph).model;
-    groups::assign(graph, seen, groups::input_pair(info.mean, info.std))
+    groups::assign(graph, seen, groups::input_pair(info.mean, info.std), Ranges::LeastSquares)
+}
+
+/// Units that [`equalise::scaled`] can give a network, from an eighth to eight times for neighbouring channels.
+pub fn units(graph: &Graph) -> Vec<Vec<i32>> {
+    let (classes, kept) = equalise::classes(graph);
+    let of = |&class: &usize| if kept[class] { 0 } else { class as i32 * 5 % 7 - 3 };
+    classes.iter().map(|of_node| of_node.iter().map(of).collect()).collect()
 }
 
 /// Maps that no network made: enough to choose ranges where the values do not matter.

@@ -8,7 +8,7 @@ use gsacp_core::graph::{Graph, Op, QUARTER, msda};
 use super::host::Int8Network;
 use super::observe::Observations;
 use super::report::{Comparison, LossReport};
-use super::{QuantizedModel, QuantizedNode, build, observe, testing};
+use super::{QuantizedModel, QuantizedNode, build, equalise, observe, testing};
 use crate::data::image::{GrayImage, Samples, StoredImage};
 use crate::export::fold;
 use crate::model::{Mode, Msda, StateDict, input_tensor};
@@ -36,7 +36,7 @@ fn shared() -> &'static Network {
     SHARED.get_or_init(|| network(1))
 }
 
-/// A random network, quantised with frames 0…3.
+/// A random network, quantised.
 fn network(channels: u16) -> Network {
     let graph = msda(if channels == 1 { QUARTER } else { [4, 12, 16, 16, 16] }, channels);
     let float = Msda::from_state(&graph, &testing::state(&graph, 7), &Device::Cpu).unwrap();
@@ -46,14 +46,25 @@ fn network(channels: u16) -> Network {
         let input = input_tensor(&[&image(index % 4).to_gray()], &record.model, &Device::Cpu).unwrap();
         float.forward(&input, Mode::Train).unwrap();
     }
-    let state = float.state().unwrap();
-    let mut seen = Observations::new(&graph);
-    for index in 0..4 {
-        seen.add_image(&float, &record.model, &image(index).to_gray()).unwrap();
-    }
+    quantised(graph, float.state().unwrap())
+}
+
+/// A network of these weights, quantised with frames 0…3.
+fn quantised(graph: Graph, state: StateDict) -> Network {
+    let float = Msda::from_state(&graph, &state, &Device::Cpu).unwrap();
+    let (record, seen) = (testing::record(&graph), observed(&graph, &float));
     let ranges = testing::ranges(&graph, &seen);
     let model = build(&graph, &fold(&state, &graph).unwrap(), ranges, &seen, record).unwrap();
     Network { graph, state, float, model }
+}
+
+/// What is seen in frames 0…3.
+fn observed(graph: &Graph, float: &Msda) -> Observations {
+    let (mut seen, info) = (Observations::new(graph), testing::record(graph).model);
+    for index in 0..4 {
+        seen.add_image(float, &info, &image(index).to_gray()).unwrap();
+    }
+    seen
 }
 
 /// Frames 4…6, which the ranges were not chosen with.
@@ -80,6 +91,23 @@ fn the_int8_engine_tracks_the_float_network() {
         }
         assert!(report.layers.iter().all(|l| l.snr_db.is_none_or(|db| db > 8.0)), "{report}");
         assert!(report.logit_bias.abs() < 0.3 * report.logit_rms, "{report}");
+    }
+}
+
+/// In units that spread the channels of a map over a factor of 64 the network is the same and its int8 form is not, until
+/// they are chosen anew.
+#[test]
+fn equalising_brings_back_what_unlike_channels_lose() {
+    let n = shared();
+    let in_units = |n: &Network, units: &[Vec<i32>]| {
+        quantised(n.graph.clone(), equalise::scaled(&n.graph, &n.state, units).unwrap())
+    };
+    let apart = in_units(n, &testing::units(&n.graph));
+    let again = in_units(&apart, &equalise::doublings(&n.graph, &observed(&n.graph, &apart.float)));
+    let [of_n, of_apart, of_again] = [n, &apart, &again].map(|n| loss(n, &n.model));
+    for layer in ["stage.resnet2_3", "stage.resnet3_3", "logits"] {
+        let [good, bad, equalised] = [&of_n, &of_apart, &of_again].map(|report| snr(report, layer));
+        assert!(bad < good - 3.0 && equalised > bad + 3.0, "{layer}: {good:.1}, {bad:.1}, {equalised:.1} dB");
     }
 }
 

@@ -15,8 +15,8 @@ use crate::data::dataset::Dataset;
 use crate::data::points::{Point, Source};
 use crate::data::train_set::{Prior, Reading, TrainSet};
 use crate::model::StateDict;
-use crate::quantize::groups;
 use crate::quantize::observe::{self, Observations};
+use crate::quantize::{Ranges, groups};
 use crate::supervision::Method;
 
 /// The training data of a run.
@@ -113,7 +113,7 @@ fn round_maps(trainer: &mut Trainer, source: &DataSource) -> Result<()> {
     let samples = observe::draw(&Dataset::open(&source.dir, &source.list)?, images, seed);
     let (model, info) = (trainer.model(), trainer.info());
     let seen = Observations::of_images(model.graph(), &model.state()?, info, &samples)?;
-    let pairs = groups::assign(model.graph(), &seen, groups::input_pair(info.mean, info.std));
+    let pairs = groups::assign(model.graph(), &seen, groups::input_pair(info.mean, info.std), Ranges::LeastSquares);
     trainer.round_maps(pairs)
 }
 
