@@ -78,8 +78,8 @@ fn full(dataset: &Dataset, rounds: usize) -> Result<Network> {
     let info = ModelInfo { widths: FULL, input_channels: 1, mean: 0.4, std: 0.2 };
     info.write_to(&mut state.metadata);
     let source = Source { state, info, crc: 0, ranges: None };
-    let int8 = quantize::quantize(&source, dataset, 4, 1, Ranges::LeastSquares)?;
-    Ok(Network { name: "full", state: source.state, int8, most_int8: f32::INFINITY, rounds: rounds.div_ceil(2) })
+    let (state, int8) = quantize::quantize(source, dataset, 4, 1, Ranges::LeastSquares)?;
+    Ok(Network { name: "full", state, int8, most_int8: f32::INFINITY, rounds: rounds.div_ceil(2) })
 }
 
 /// The middle of an image that is large enough.

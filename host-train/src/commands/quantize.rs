@@ -44,14 +44,14 @@ impl QuantizeArgs {
     /// Runs the command.
     pub fn run(self) -> Result<()> {
         let dataset = Dataset::open(&self.data, &self.list)?;
-        let source = quantize::Source::open(&self.model)?.prepared(&dataset, self.images, self.seed, self.ranges)?;
-        let model = quantize::quantize(&source, &dataset, self.images, self.seed, self.ranges)?;
+        let source = quantize::Source::open(&self.model)?;
+        let (float, model) = quantize::quantize(source, &dataset, self.images, self.seed, self.ranges)?;
         let report = match self.compare {
             0 => None,
             // Other images than those that chose the ranges, where the list has more.
             count => {
                 let samples = quantize::observe::draw(&dataset, count, self.seed.wrapping_add(1));
-                Some(report::compare(&model, &source.state, &samples)?)
+                Some(report::compare(&model, &float, &samples)?)
             }
         };
         model.write(&self.out)?;

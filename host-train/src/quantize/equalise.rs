@@ -21,13 +21,13 @@
 //! the way, because what a channel gains in steps, its weights lose in the rows they share (cross-layer equalisation, Nagel et al.,
 //! arXiv 1906.04721; the half is SmoothQuant's α, Xiao et al., arXiv 2211.10438).
 //!
-//! On 24 training images (`gsacp quantize --compare 24` of the thirteenth stage's network, 32 images of seed 2, ranges of least squares) the bands' map
-//! has 21.5 dB in place of 12.6, the maps after it 1 to 4 dB more. What it is worth on `val_dev` differs from network to
-//! network (models/half/README.md).
+//! With the ranges of least squares (changed code: [`super::Ranges`] has the two together with ranges that cover everything) the
+//! bands' map of the network A of models/half/README.md has 21.5 dB over 24 training images in place of 12.6, and nearly
+//! every map after it 1 to 4 dB more. What it is worth on `val_dev` differs from network to network; that card has figures.
 
 use anyhow::Result;
 use candle_core::Tensor;
-use gsacp_core::graph::{Graph, Op};
+use gsacp_core::graph::{Graph, Node, Op};
 
 use super::groups::{groups, tie};
 use super::observe::Observations;
@@ -89,8 +89,7 @@ pub(super) fn classes(graph: &Graph) -> (Vec<Vec<usize>>, Vec<bool>) {
             (first[id]..first[id] + usize::from(node.channels)).for_each(|c| kept[class[c]] = true);
         }
     }
-    let of_node =
-        |(node, &first): (&gsacp_core::graph::Node, &usize)| class[first..][..usize::from(node.channels)].to_vec();
+    let of_node = |(node, &first): (&Node, &usize)| class[first..][..usize::from(node.channels)].to_vec();
     (nodes.iter().zip(&first).map(of_node).collect(), kept)
 }
 

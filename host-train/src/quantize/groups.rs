@@ -44,7 +44,7 @@ pub fn input_pair(mean: f32, std: f32) -> Affine {
     }
 }
 
-/// The pair of every node. The input's group takes [`input_pair`]; the last node is the logit map, whose 1/256 steps
+/// The pair of every node, chosen as `ranges` says. The input's group takes [`input_pair`]; the last node is the logit map, whose 1/256 steps
 /// are not searched (its entry is scale 1/256, zero point 0).
 pub fn assign(graph: &Graph, seen: &Observations, input: Affine, ranges: Ranges) -> Vec<Affine> {
     let group = groups(graph);
@@ -129,6 +129,24 @@ mod tests {
         assert_eq!(pairs[graph.nodes().len() - 1].scale, 1.0 / 256.0);
         let distinct: std::collections::BTreeSet<u64> = pairs.iter().map(|p| p.scale.to_bits()).collect();
         assert!(distinct.len() > 60, "{} pairs", distinct.len());
+    }
+
+    /// A million values below 1 and one of 10, as in [`Affine::search`]'s test, and a smallest of −0.5.
+    #[test]
+    fn equalised_ranges_clip_nothing_that_was_seen() {
+        let graph = msda(QUARTER, 1);
+        let mut seen = Observations::new(&graph);
+        let id = graph.find("stage.layer1.0").unwrap();
+        let map: Vec<f32> = (0..1_000_000).map(|i| i as f32 / 1e6).chain([10.0, -0.5, 0.0, 0.0]).collect();
+        seen.add(id, &map);
+        let pair = |ranges| assign(&graph, &seen, input_pair(0.4, 0.2), ranges)[id];
+        let (searched, whole) = (pair(Ranges::LeastSquares), pair(Ranges::Equalised));
+        assert!(searched.real(127) < 8.0, "{searched:?}");
+        let half_a_step = 0.5 * whole.scale;
+        assert!(
+            (whole.real(127) - 10.0).abs() <= half_a_step && (whole.real(-128) + 0.5).abs() <= half_a_step,
+            "{whole:?}"
+        );
     }
 
     #[test]

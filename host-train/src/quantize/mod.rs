@@ -207,35 +207,31 @@ impl Source {
         };
         open().with_context(|| format!("{}: not a usable model", path.display()))
     }
-
-    /// For [`Ranges::Equalised`] the same network with channels of like range, by the images that [`quantize`] draws with
-    /// the same arguments. A network that was trained to be rounded stays as it is.
-    pub fn prepared(self, dataset: &Dataset, images: usize, seed: u64, ranges: Ranges) -> Result<Self> {
-        if self.ranges.is_some() || ranges == Ranges::LeastSquares {
-            return Ok(self);
-        }
-        let graph = self.info.graph()?;
-        let samples = observe::draw(dataset, images, seed);
-        let seen = observe::Observations::of_images(&graph, &self.state, &self.info, &samples)?;
-        let state = equalise::scaled(&graph, &self.state, &equalise::doublings(&graph, &seen))?;
-        Ok(Self { state, ..self })
-    }
 }
 
-/// Quantises a float model that was [prepared](Source::prepared) with the same arguments, with `images` images of the data
-/// set, drawn by `seed`. Ranges that the model was trained with
-/// are kept; others are searched. The same arguments give the same model, whatever the number of threads.
+/// Quantises a float model with `images` images of the data set, drawn by `seed`. Ranges that the model was trained with
+/// are kept, in the units that it was trained in; others are chosen. Beside the result comes the float network whose int8
+/// form it is: the source's, in the units that [`Ranges::Equalised`] gave it. The same arguments give the same model,
+/// whatever the number of threads.
 pub fn quantize(
-    source: &Source,
+    source: Source,
     dataset: &Dataset,
     images: usize,
     seed: u64,
     ranges: Ranges,
-) -> Result<QuantizedModel> {
+) -> Result<(StateDict, QuantizedModel)> {
     let graph = source.info.graph()?;
-    let folded = export::fold(&source.state, &graph)?;
     let samples = observe::draw(dataset, images, seed);
-    let seen = observe::Observations::of_images(&graph, &source.state, &source.info, &samples)?;
+    let observe = |state: &StateDict| observe::Observations::of_images(&graph, state, &source.info, &samples);
+    let state = match (ranges, &source.ranges) {
+        (Ranges::Equalised, None) => {
+            let doublings = equalise::doublings(&graph, &observe(&source.state)?);
+            equalise::scaled(&graph, &source.state, &doublings)?
+        }
+        _ => source.state,
+    };
+    let folded = export::fold(&state, &graph)?;
+    let seen = observe(&state)?;
     let list = dataset.list.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let record = Record {
         format_version: file::FORMAT_VERSION,
@@ -244,7 +240,7 @@ pub fn quantize(
         calibration: Calibration { list, images: samples.len(), seed },
         source_crc: source.crc,
     };
-    let searched = || groups::assign(&graph, &seen, groups::input_pair(source.info.mean, source.info.std), ranges);
-    let activations = source.ranges.clone().unwrap_or_else(searched);
-    build(&graph, &folded, activations, &seen, record)
+    let chosen = || groups::assign(&graph, &seen, groups::input_pair(source.info.mean, source.info.std), ranges);
+    let activations = source.ranges.unwrap_or_else(chosen);
+    Ok((state, build(&graph, &folded, activations, &seen, record)?))
 }
