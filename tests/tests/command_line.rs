@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use gsacp_train::model::StateDict;
+use gsacp_core::graph::HALF;
+use gsacp_train::model::transpose::transposed;
+use gsacp_train::model::{StateDict, widen};
+use gsacp_train::quantize::{QuantizedModel, Ranges};
 use serde_json::Value;
 use xtask::repository;
 
@@ -64,6 +67,8 @@ fn scenes_become_detections_by_the_commands_of_the_readme() {
     let quantize = ["quantize", "--model", "m.safetensors", "--out", "q.safetensors", "--images", "4"];
     let quantised = json(on(&[quantize.as_slice(), &["--ranges", "equalised"]].concat(), "train"));
     assert_eq!(quantised["images"], 8);
+    let calibration = QuantizedModel::read(&folder.join("q.safetensors")).unwrap().record.calibration;
+    assert_eq!((calibration.images, calibration.ranges), (4, Some(Ranges::Equalised)));
     let calibrated = json(on(&["calibrate", "--model", "q.safetensors", "--fa", "1e-3", "1e-4"], "train"));
     let points = calibrated["operating_points"].as_array().unwrap();
     assert_eq!(points.len(), 2);
@@ -98,6 +103,25 @@ fn scenes_become_detections_by_the_commands_of_the_readme() {
     };
     assert_eq!(detect("q.safetensors"), detect("q.img"));
     assert_eq!(std::fs::read_dir(folder.join("drawn")).unwrap().count(), names.len());
+}
+
+/// Two models side by side, and, where asked, the second of them transposed and not the first.
+#[test]
+fn models_are_set_side_by_side_as_they_are_or_transposed() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = committed("model.safetensors");
+    let one = StateDict::read(&model).unwrap();
+    for (option, second) in [(None, one.clone()), (Some("--transpose"), transposed(&one).unwrap())] {
+        let model = model.to_str().unwrap();
+        let widen = ["widen", model, model, "--widths", "half", "--out", "wide.safetensors"];
+        told(folder.path(), &widen.into_iter().chain(option).collect::<Vec<_>>());
+        let made = StateDict::read(&folder.path().join("wide.safetensors")).unwrap();
+        let expected = widen::widen(&[one.clone(), second], HALF, 0).unwrap();
+        let values = |state: &StateDict, name| state.tensors[name].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for name in expected.tensors.keys() {
+            assert_eq!(values(&made, name), values(&expected, name), "{name} with {option:?}");
+        }
+    }
 }
 
 #[test]

@@ -13,9 +13,9 @@ const PROMISES: [(&str, &[&str], [f64; 4]); 8] = [
     ("quarter/model.int8.safetensors", &["--fa", "1.6e-5"], [0.679, 0.715, 0.971, 15.8e-6]),
     ("quarter/model.int8.safetensors", &["--fa", "3e-5"], [0.654, 0.677, 0.968, 36e-6]),
     ("quarter/model.int8.safetensors", &["--fa", "1.5e-5", "--flips"], [0.693, 0.719, 0.968, 20e-6]),
-    ("half/model.safetensors", &["--threshold=0.25"], [0.699, 0.715, 0.971, 17e-6]),
-    ("half/model.int8.safetensors", &["--fa", "2.2e-5"], [0.703, 0.713, 0.971, 20e-6]),
-    ("half/model.int8.safetensors", &["--fa", "2e-5"], [0.699, 0.709, 0.971, 18.5e-6]),
+    ("half/model.safetensors", &["--threshold=0.25"], [0.706, 0.711, 0.971, 9e-6]),
+    ("half/model.int8.safetensors", &["--fa", "2.2e-5"], [0.707, 0.710, 0.979, 10e-6]),
+    ("half/model.int8.safetensors", &["--fa", "2e-5"], [0.706, 0.709, 0.974, 10.5e-6]),
 ];
 
 /// mIoU, nIoU, Pd and Fa of a committed model on `val_dev`, at logit 0 unless `options` say otherwise.

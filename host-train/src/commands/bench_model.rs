@@ -127,7 +127,7 @@ fn quantised(graph: &Graph, model: &Msda) -> Result<QuantizedModel> {
         format_version: file::FORMAT_VERSION,
         model: info,
         operating_points: Vec::new(),
-        calibration: Calibration { list: "noise".into(), images: 1, seed: 0 },
+        calibration: Calibration { list: "noise".into(), images: 1, seed: 0, ranges: Some(Ranges::LeastSquares) },
         source_crc: 0,
     };
     build(graph, &folded, activations, &seen, record)

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 
+use crate::model::transpose::transposed;
 use crate::model::{ModelInfo, StateDict, widen};
 use crate::train::config::Widths;
 
@@ -13,6 +14,7 @@ use crate::train::config::Widths;
 /// Channels are copied and the weights that read them are shared out unevenly among the copies, so that they become
 /// channels of their own in training. Two models of one ancestor (the last stage with two seeds, or the last two stages)
 /// are set side by side: the wide one then computes nearly the mean of their logits, which is better than either.
+/// With --transpose it is the mean of networks that see the frame along different axes, which is better still.
 #[derive(Args)]
 pub struct Widen {
     /// The trained model, a float safetensors file, or several of one shape.
@@ -21,6 +23,9 @@ pub struct Widen {
     /// Widths of the new network.
     #[arg(long, value_enum)]
     widths: Widths,
+    /// Transpose every second model first: it then does to a frame what it did to the frame's transpose.
+    #[arg(long)]
+    transpose: bool,
     /// Seed of the shares.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -32,7 +37,12 @@ pub struct Widen {
 impl Widen {
     /// Runs the command.
     pub fn run(self) -> Result<()> {
-        let narrow = self.models.iter().map(|path| StateDict::read(path)).collect::<Result<Vec<_>>>()?;
+        let read = |(i, path): (usize, &PathBuf)| -> Result<StateDict> {
+            let state = StateDict::read(path)?;
+            let turned = if self.transpose && i % 2 == 1 { transposed(&state) } else { Ok(state) };
+            turned.with_context(|| path.display().to_string())
+        };
+        let narrow = self.models.iter().enumerate().map(read).collect::<Result<Vec<_>>>()?;
         let wide = widen::widen(&narrow, self.widths.channels(), self.seed).with_context(|| {
             let names: Vec<String> = self.models.iter().map(|path| path.display().to_string()).collect();
             names.join(", ")

@@ -25,15 +25,9 @@ use gsacp_core::graph::{Graph, Op};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
+use super::channels::{Copied, axes, followed, of_all};
 use super::{ModelInfo, StateDict, params};
 use crate::data::random;
-
-/// What a channel of a wide map is a copy of: a narrow network's channel, or, without `network`, that of all of them.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Copied {
-    network: Option<usize>,
-    channel: usize,
-}
 
 /// The networks of `narrow` side by side in one of `widths`; `seed` draws the shares. The metadata is the [`ModelInfo`]
 /// alone, the first's. Errors: a dict that does not fit its graph, networks of different shapes or normalisations, a width that is less
@@ -58,7 +52,7 @@ pub fn widen(narrow: &[StateDict], widths: [u16; 5], seed: u64) -> Result<StateD
         info.widths
     );
     let copies = copies(&graph, &wide, networks);
-    let once = of_all(1);
+    let once = of_all(0..1);
     let mut tensors = BTreeMap::new();
     for (id, node) in wide.nodes().iter().enumerate() {
         let own = &copies[id];
@@ -68,14 +62,7 @@ pub fn widen(narrow: &[StateDict], widths: [u16; 5], seed: u64) -> Result<StateD
             _ => Vec::new(),
         };
         for param in params::of_node(&wide, id) {
-            let (rows, columns) = match node.op {
-                Op::SqueezeExcite { .. } if param.name.ends_with("fc.0.weight") => (&hidden, own),
-                Op::SqueezeExcite { .. } => (own, &hidden),
-                // Of two channels, whatever the map's width.
-                Op::SpatialGate(_) => (&once, &once),
-                _ if param.shape.len() > 1 => (own, read),
-                _ => (own, &once),
-            };
+            let (rows, columns) = axes(node.op, &param, [own, read, &hidden, &once]);
             let values = narrow.iter().map(|state| state.tensors[&param.name].flatten_all()?.to_vec1());
             let values = values.collect::<candle_core::Result<Vec<Vec<f32>>>>()?;
             let taps = param.shape.iter().product::<usize>() / (rows.len() * columns.len());
@@ -92,40 +79,13 @@ pub fn widen(narrow: &[StateDict], widths: [u16; 5], seed: u64) -> Result<StateD
 
 /// What the channels of every node's map are copies of.
 fn copies(graph: &Graph, wide: &Graph, networks: usize) -> Vec<Vec<Copied>> {
-    let mut all: Vec<Vec<Copied>> = Vec::new();
-    for (node, wider) in graph.nodes().iter().zip(wide.nodes()) {
-        let (few, many) = (usize::from(node.channels), usize::from(wider.channels));
-        let inputs: Vec<usize> = node.inputs().iter().map(|&input| usize::from(input)).collect();
-        let own = match node.op {
-            Op::Input | Op::HaarInject => of_all(few),
-            Op::Conv(_) if all.len() + 1 == graph.nodes().len() => of_all(few),
-            Op::Conv(_) => side_by_side(few, many, networks),
-            Op::SpatialGate(_) | Op::SqueezeExcite { .. } | Op::MaxPool { .. } | Op::Upsample2 => {
-                all[inputs[0]].clone()
-            }
-            Op::Concat => {
-                let mut joined = Vec::new();
-                let mut offset = 0;
-                for &part in &inputs {
-                    joined.extend(all[part].iter().map(|copy| Copied { channel: offset + copy.channel, ..*copy }));
-                    offset += usize::from(graph.nodes()[part].channels);
-                }
-                joined
-            }
-            // The second term is a conv's that nothing else reads; it takes the order of the first, which may hold bands.
-            Op::Add { .. } => {
-                all[inputs[1]] = all[inputs[0]].clone();
-                all[inputs[0]].clone()
-            }
-        };
-        all.push(own);
-    }
-    all
-}
-
-/// Channels that are there once.
-fn of_all(count: usize) -> Vec<Copied> {
-    (0..count).map(|channel| Copied { network: None, channel }).collect()
+    followed(graph, |id, node| {
+        let (few, many) = (usize::from(node.channels), usize::from(wide.nodes()[id].channels));
+        match node.op {
+            Op::Conv(_) if id + 1 < graph.nodes().len() => side_by_side(few, many, networks),
+            _ => of_all(0..few),
+        }
+    })
 }
 
 /// The `few` channels of the first network, of the second and so on, and then all of them again, until they are `many`.

@@ -116,7 +116,8 @@ impl From<OperatingPoint> for gsacp_core::threshold::OperatingPoint {
 const LOGIT_STEPS: f32 = 256.0;
 
 /// How the maps' ranges are chosen: [`range`], and [`equalise`] for the second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Ranges {
     /// Of least squared error over all values seen; the rarest may be clipped.
     LeastSquares,
@@ -133,6 +134,9 @@ pub struct Calibration {
     pub images: usize,
     /// Seed of the draw.
     pub seed: u64,
+    /// How they were chosen; none where the float model was trained with them, or the file is from before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranges: Option<Ranges>,
 }
 
 /// Everything about a quantised model but its numbers.
@@ -233,14 +237,15 @@ pub fn quantize(
     let folded = export::fold(&state, &graph)?;
     let seen = observe(&state)?;
     let list = dataset.list.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let chosen = source.ranges.is_none().then_some(ranges);
     let record = Record {
         format_version: file::FORMAT_VERSION,
         model: source.info.clone(),
         operating_points: Vec::new(),
-        calibration: Calibration { list, images: samples.len(), seed },
+        calibration: Calibration { list, images: samples.len(), seed, ranges: chosen },
         source_crc: source.crc,
     };
-    let chosen = || groups::assign(&graph, &seen, groups::input_pair(source.info.mean, source.info.std), ranges);
-    let activations = source.ranges.unwrap_or_else(chosen);
+    let choose = || groups::assign(&graph, &seen, groups::input_pair(source.info.mean, source.info.std), ranges);
+    let activations = source.ranges.unwrap_or_else(choose);
     Ok((state, build(&graph, &folded, activations, &seen, record)?))
 }

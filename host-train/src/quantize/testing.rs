@@ -43,7 +43,12 @@ pub fn record(graph: &Graph) -> Record {
         format_version: super::file::FORMAT_VERSION,
         model: ModelInfo { widths: graph.widths, input_channels: graph.input_channels, mean: 0.42, std: 0.18 },
         operating_points: vec![OperatingPoint { requested_fa: 5e-6, threshold: -0.5, pd: Some(0.9), fa: 4e-6 }],
-        calibration: Calibration { list: "train_dev.txt".into(), images: 64, seed: 1 },
+        calibration: Calibration {
+            list: "train_dev.txt".into(),
+            images: 64,
+            seed: 1,
+            ranges: Some(Ranges::LeastSquares),
+        },
         source_crc: 0x1234_5678,
     }
 }

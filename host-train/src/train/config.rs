@@ -51,11 +51,35 @@ pub struct ModelConfig {
     /// Whether batch norms keep the running statistics that the run starts with, and use them: what a run on batches of one
     /// frame (`data.shrink`) needs, whose own statistics say little. Such a run starts from a trained model. Default false.
     pub frozen_norms: bool,
+    /// Which of the network's parameters learn. Default `all`.
+    pub learning: Learning,
+}
+
+/// The parameters that learn; the others keep the values that the run starts with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Learning {
+    /// All of them.
+    #[default]
+    All,
+    /// Those of the spatial gates, which networks set side by side share (`gsacp widen`). Such a run starts from a
+    /// trained model.
+    Gates,
+}
+
+impl Learning {
+    /// Whether the parameter of this name learns.
+    pub fn takes(self, name: &str) -> bool {
+        match self {
+            Learning::All => true,
+            Learning::Gates => name.contains(".FrequencyAttention.") && name.contains("_reduce."),
+        }
+    }
 }
 
 impl Default for ModelConfig {
     fn default() -> Self {
-        Self { widths: Widths::Quarter, input_channels: 1, frozen_norms: false }
+        Self { widths: Widths::Quarter, input_channels: 1, frozen_norms: false, learning: Learning::All }
     }
 }
 
@@ -183,6 +207,7 @@ impl RunConfig {
         let reasons = [
             (self.quantisation.aware, "quantisation.aware fine-tunes a trained model"),
             (self.model.frozen_norms, "model.frozen_norms keeps the statistics of a trained model"),
+            (self.model.learning != Learning::All, "model.learning keeps the other weights of a trained model"),
         ];
         reasons.into_iter().find_map(|(set, reason)| set.then_some(reason))
     }

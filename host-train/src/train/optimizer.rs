@@ -81,7 +81,7 @@ impl AdamW {
             epsilon: epsilon as f32,
         };
         let keep = (1.0 - lr * weight_decay) as f32;
-        for Entry { range, decays, .. } in set.entries() {
+        for Entry { range, decays, .. } in set.entries().iter().filter(|entry| entry.learns) {
             let keep = if *decays { keep } else { 1.0 };
             let r = range.clone();
             rates.apply(

@@ -22,6 +22,8 @@ pub struct Entry {
     pub range: Range<usize>,
     /// Whether weight decay applies: to matrices and kernels, not to biases and the scales of a normalisation.
     pub decays: bool,
+    /// Whether it is trained.
+    pub learns: bool,
 }
 
 /// Named tensors in a fixed order.
@@ -41,10 +43,16 @@ impl ParameterSet {
             ensure!(var.dtype() == DType::F32, "{name} is {:?}, and training needs F32", var.dtype());
             let range = start..start + var.elem_count();
             start = range.end;
-            entries.push(Entry { name: name.clone(), var: var.clone(), range, decays: var.rank() >= 2 });
+            entries.push(Entry { name: name.clone(), var: var.clone(), range, decays: var.rank() >= 2, learns: true });
         }
         let device = entries.first().map_or(Device::Cpu, |entry| entry.var.device().clone());
         Ok(Self { entries, device })
+    }
+
+    /// The same set, in which the tensors that `keep` names do not learn.
+    pub fn keeping(mut self, keep: impl Fn(&str) -> bool) -> Self {
+        self.entries.iter_mut().for_each(|entry| entry.learns = !keep(&entry.name));
+        self
     }
 
     /// The tensors in order.
@@ -68,12 +76,12 @@ impl ParameterSet {
         to_host(&flat)
     }
 
-    /// The gradients, flat; a tensor that no loss term reached has gradient 0.
+    /// The gradients, flat; a tensor that no loss term reached, or that does not learn, has gradient 0.
     pub fn gradients(&self, store: &GradStore) -> Result<Vec<f32>> {
         let flat = self
             .entries
             .iter()
-            .map(|entry| match store.get(&entry.var) {
+            .map(|entry| match store.get(&entry.var).filter(|_| entry.learns) {
                 Some(gradient) => gradient.flatten_all(),
                 None => Tensor::zeros(entry.range.len(), DType::F32, &self.device),
             })

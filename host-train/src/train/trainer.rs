@@ -101,7 +101,8 @@ impl Trainer {
         let graph = info.graph()?;
         let model = Msda::new(&graph, config.seed, device)?;
         let objective = Objective::new(&config.supervision, widths, config.seed, device)?;
-        let weights = ParameterSet::new(model.vars().iter().chain(objective.vars()))?;
+        let weights = ParameterSet::new(model.vars().iter().chain(objective.vars()))?
+            .keeping(|name| model.vars().contains_key(name) && !config.model.learning.takes(name));
         let buffers = ParameterSet::new(model.buffers())?;
         let progress = Progress {
             step: 0,
@@ -433,6 +434,27 @@ mod tests {
             assert_eq!(before.0 == after.0, frozen);
             assert_ne!(before.1, after.1);
         }
+    }
+
+    #[test]
+    fn where_gates_learn_the_rest_of_the_network_stays_and_the_projection_learns() {
+        let mut trainer = trainer(&["model.learning=gates", "model.frozen_norms=true", "optimizer.weight_decay=1.0"]);
+        let before = trainer.weights.values().unwrap();
+        (0..2).for_each(|_| drop(trainer.step(&batch()).unwrap()));
+        let after = trainer.weights.values().unwrap();
+        for entry in trainer.weights.entries() {
+            let moved = before[entry.range.clone()] != after[entry.range.clone()];
+            let own = trainer.model.vars().contains_key(&entry.name);
+            // A bias may have no gradient to speak of, a kernel decays in any case.
+            let learns = !own || entry.name.contains("_reduce.conv.");
+            assert!(if learns && entry.decays { moved } else { learns || !moved }, "{}", entry.name);
+        }
+        let gates = trainer.weights.entries().iter().filter(|entry| entry.learns && entry.name.contains("_reduce."));
+        assert_eq!(
+            gates.map(|entry| entry.range.len()).sum::<usize>(),
+            10 * 4 * (2 * 49 + 1),
+            "ten gates of four bands"
+        );
     }
 
     #[test]
