@@ -15,7 +15,8 @@
 //! One network is computed exactly where every channel that a spatial gate looks at has as many copies, as the gate takes
 //! the mean over channels. Of several, the logits are the mean only nearly: a gate has one map, of all channels and by the
 //! mean of the weights, and the bands pass through level 2 once. Networks that were trained on from one ancestor are close
-//! enough for that; strangers are not.
+//! enough for that; strangers are not, and a [`transposed`](super::transpose) partner, which is worth more, is so when the
+//! gates have learnt to serve both (`model.learning`).
 
 use std::collections::BTreeMap;
 

@@ -1,9 +1,10 @@
 //! The configuration of a run: one TOML file, one struct, every key with a default, unknown keys refused.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use gsacp_core::graph;
+use gsacp_core::graph::{self, Graph, Op};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -12,6 +13,7 @@ use super::optimizer::AdamConfig;
 use super::schedule::ScheduleConfig;
 use crate::data::augment::Augment;
 use crate::data::train_set::Plan;
+use crate::model::params;
 use crate::supervision::SupervisionConfig;
 
 /// Everything that decides what a run computes, besides its data.
@@ -68,12 +70,11 @@ pub enum Learning {
 }
 
 impl Learning {
-    /// Whether the parameter of this name learns.
-    pub fn takes(self, name: &str) -> bool {
-        match self {
-            Learning::All => true,
-            Learning::Gates => name.contains(".FrequencyAttention.") && name.contains("_reduce."),
-        }
+    /// The names of the parameters that learn.
+    pub fn names(self, graph: &Graph) -> BTreeSet<String> {
+        let takes = |op| self == Learning::All || matches!(op, Op::SpatialGate(_));
+        let ids = (0..graph.nodes().len()).filter(|&id| takes(graph.nodes()[id].op));
+        ids.flat_map(|id| params::of_node(graph, id)).map(|param| param.name).collect()
     }
 }
 
@@ -270,7 +271,7 @@ fn set(table: &mut Table, item: &str) -> Result<()> {
 fn compare(path: &str, a: &Value, b: &Value, found: &mut Vec<String>) {
     match (a, b) {
         (Value::Table(a), Value::Table(b)) => {
-            let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
             for key in keys {
                 let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 match (a.get(key), b.get(key)) {

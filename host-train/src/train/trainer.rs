@@ -101,8 +101,9 @@ impl Trainer {
         let graph = info.graph()?;
         let model = Msda::new(&graph, config.seed, device)?;
         let objective = Objective::new(&config.supervision, widths, config.seed, device)?;
+        let learning = config.model.learning.names(&graph);
         let weights = ParameterSet::new(model.vars().iter().chain(objective.vars()))?
-            .keeping(|name| model.vars().contains_key(name) && !config.model.learning.takes(name));
+            .keeping(|name| model.vars().contains_key(name) && !learning.contains(name));
         let buffers = ParameterSet::new(model.buffers())?;
         let progress = Progress {
             step: 0,
