@@ -291,8 +291,10 @@ mod tests {
         assert!(refusal(&variant(BASE, BASE, HBC)).contains("base configuration's own name"));
         assert!(refusal(&variant("../x", BASE, HBC)).contains("../x"));
         assert!(refusal("epochs = 4\n").contains("epochs"));
-        for key in ["quantisation.aware", "model.frozen_norms"] {
-            let error = refusal(&variant("x", BASE, &format!("\"{key}=true\"")));
+        for (key, value) in
+            [("quantisation.aware", "true"), ("model.frozen_norms", "true"), ("model.learning", "gates")]
+        {
+            let error = refusal(&variant("x", BASE, &format!("\"{key}={value}\"")));
             assert!(error.contains("variant x") && error.contains(key) && error.contains("give init"), "{error}");
         }
         let seeds = |seeds: &str| Plan::resolve(&HEAD.replace("[3, 5]", seeds), Path::new("")).unwrap_err().to_string();

@@ -2,6 +2,8 @@
 
 use gsacp_core::graph::{Graph, Node, Op};
 
+use super::params::Param;
+
 /// What a channel of a map is a copy of: a channel of the graph that is followed, in one of several networks of it or,
 /// without `network`, in all of them.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,11 +51,7 @@ pub fn followed(graph: &Graph, made: impl Fn(usize, &Node) -> Vec<Copied>) -> Ve
 
 /// The channels that index the two first axes of the node's tensor `param`: its rows and its columns. A tensor of one axis
 /// has rows alone; `hidden` are those of a channel gate.
-pub fn axes<'a>(
-    op: Op,
-    param: &super::params::Param,
-    [own, read, hidden, once]: [&'a [Copied]; 4],
-) -> (&'a [Copied], &'a [Copied]) {
+pub fn axes<'a>(op: Op, param: &Param, [own, read, hidden, once]: [&'a [Copied]; 4]) -> (&'a [Copied], &'a [Copied]) {
     match op {
         Op::SqueezeExcite { .. } if param.name.ends_with("fc.0.weight") => (hidden, own),
         Op::SqueezeExcite { .. } => (own, hidden),

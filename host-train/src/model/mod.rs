@@ -4,6 +4,8 @@ mod channels;
 pub mod network;
 pub mod params;
 pub mod state;
+#[cfg(test)]
+mod testing;
 pub mod transpose;
 pub mod widen;
 

@@ -33,13 +33,10 @@ pub fn transposed(state: &StateDict) -> Result<StateDict> {
     for (id, node) in graph.nodes().iter().enumerate() {
         let own = &from[id];
         let read = node.inputs().first().map_or(own, |&input| &from[usize::from(input)]);
-        let hidden = match node.op {
-            Op::SqueezeExcite { hidden, .. } => of_all(0..usize::from(hidden)),
-            _ => Vec::new(),
-        };
         for param in params::of_node(&graph, id) {
             let mut tensor = state.tensors[&other_band(&param.name)].clone();
-            let (rows, columns) = axes(node.op, &param, [own, read, &hidden, &[]]);
+            // Without a list all stay where they are: a channel gate's hidden ones do, and a spatial gate's two.
+            let (rows, columns) = axes(node.op, &param, [own, read, &[], &[]]);
             for (axis, channels) in [rows, columns].into_iter().enumerate().filter(|(_, list)| !list.is_empty()) {
                 let index: Vec<u32> = channels.iter().map(|copy| copy.channel as u32).collect();
                 tensor = tensor.index_select(&Tensor::new(index, tensor.device())?, axis)?;
@@ -66,26 +63,8 @@ fn other_band(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
-    use crate::data::random;
-    use crate::model::{Mode, Msda};
-
-    /// A random network in whose gates, as in all else, no axis is like the other.
-    fn state(input: &Tensor, input_channels: u16) -> StateDict {
-        let info = ModelInfo { widths: [4, 12, 16, 16, 16], input_channels, mean: 0.4, std: 0.2 };
-        let model = Msda::new(&info.graph().unwrap(), 5, &Device::Cpu).unwrap();
-        model.forward(input, Mode::Measure { seen: 0 }).unwrap();
-        let mut state = model.state().unwrap();
-        info.write_to(&mut state.metadata);
-        state
-    }
-
-    fn logits(state: &StateDict, input: &Tensor) -> Tensor {
-        let graph = ModelInfo::read_from(&state.metadata).unwrap().graph().unwrap();
-        Msda::from_state(&graph, state, &Device::Cpu).unwrap().forward(input, Mode::Eval).unwrap().logits
-    }
+    use crate::model::testing::{flat, logits, noise, settled};
 
     fn most(values: &Tensor) -> f32 {
         values.abs().unwrap().max_all().unwrap().to_scalar().unwrap()
@@ -94,12 +73,9 @@ mod tests {
     #[test]
     fn it_gives_the_transposed_logits_of_the_transposed_frame() {
         for channels in [1, 3] {
-            let mut rng = random::stream(1, "transpose", 0, 0);
-            let shape = (2, channels, 48, 80);
-            let values = (0..2 * channels * 48 * 80).map(|_| random::normal(&mut rng)).collect::<Vec<f32>>();
-            let frame = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+            let frame = noise("transpose", (2, channels, 48, 80));
             let turn = |x: &Tensor| x.transpose(2, 3).unwrap().contiguous().unwrap();
-            let state = state(&frame, channels as u16);
+            let state = settled([4, 12, 16, 16, 16], &frame);
             let expected = turn(&logits(&state, &turn(&frame)));
             let turned = transposed(&state).unwrap();
             let (moved, range) = (most(&(logits(&turned, &frame) - &expected).unwrap()), most(&expected));
@@ -108,8 +84,7 @@ mod tests {
             assert!(other > 0.05 * range, "the network is alike along both axes, {other} of {range}");
             let back = transposed(&turned).unwrap();
             for (name, tensor) in &state.tensors {
-                let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-                assert_eq!(values(&back.tensors[name]), values(tensor), "{name}");
+                assert_eq!(flat(&back.tensors[name]), flat(tensor), "{name}");
             }
         }
     }

@@ -125,26 +125,13 @@ fn expand(values: &[Vec<f32>], rows: &[Copied], columns: &[Copied], taps: usize,
 
 #[cfg(test)]
 mod tests {
-    use candle_core::DType;
     use gsacp_core::graph::{HALF, QUARTER};
 
     use super::*;
-    use crate::model::{Mode, Msda};
-
-    /// A `quarter` of random weights, its batch norms settled on the input that it is tried on.
-    fn narrow(input: &Tensor) -> StateDict {
-        let info = ModelInfo { widths: QUARTER, input_channels: 1, mean: 0.0, std: 1.0 };
-        let model = Msda::new(&info.graph().unwrap(), 5, &Device::Cpu).unwrap();
-        model.forward(input, Mode::Measure { seen: 0 }).unwrap();
-        let mut state = model.state().unwrap();
-        info.write_to(&mut state.metadata);
-        state
-    }
+    use crate::model::testing::{self, flat, noise, settled};
 
     fn logits(state: &StateDict, input: &Tensor) -> Vec<f32> {
-        let graph = ModelInfo::read_from(&state.metadata).unwrap().graph().unwrap();
-        let model = Msda::from_state(&graph, state, &Device::Cpu).unwrap();
-        model.forward(input, Mode::Eval).unwrap().logits.flatten_all().unwrap().to_vec1().unwrap()
+        flat(&testing::logits(state, input))
     }
 
     /// The largest difference over the largest deviation from the mean.
@@ -155,15 +142,13 @@ mod tests {
     }
 
     fn input() -> Tensor {
-        let mut rng = random::stream(1, "widen", 0, 0);
-        let values: Vec<f32> = (0..2 * 64 * 64).map(|_| random::normal(&mut rng)).collect();
-        Tensor::from_vec(values, (2, 1, 64, 64), &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap()
+        noise("widen", (2, 1, 64, 64))
     }
 
     #[test]
     fn a_wider_network_computes_the_same() {
         let input = input();
-        let state = narrow(&input);
+        let state = settled(QUARTER, &input);
         let expected = logits(&state, &input);
         for widths in [HALF, [8, 8, 32, 16, 48]] {
             let wide = widen(std::slice::from_ref(&state), widths, 1).unwrap();
@@ -172,7 +157,7 @@ mod tests {
         }
         let [one, other] = [1, 2].map(|seed| {
             let wide = widen(std::slice::from_ref(&state), HALF, seed).unwrap();
-            wide.tensors["layer.0.weight"].flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            flat(&wide.tensors["layer.0.weight"])
         });
         assert_ne!(one, other);
         assert_ne!(one[0], one[4], "two copies have the same share");
@@ -182,7 +167,7 @@ mod tests {
     #[test]
     fn two_decoders_side_by_side_compute_the_mean_of_their_logits() {
         let input = input();
-        let first = narrow(&input);
+        let first = settled(QUARTER, &input);
         let mut second = first.clone();
         for (name, tensor) in &mut second.tensors {
             if !name.starts_with("stage") {
@@ -210,7 +195,7 @@ mod tests {
 
     #[test]
     fn networks_that_do_not_fit_are_refused() {
-        let state = narrow(&input());
+        let state = settled(QUARTER, &input());
         let error = |networks: &[StateDict], widths| widen(networks, widths, 1).unwrap_err().to_string();
         let two = [state.clone(), state.clone()];
         assert!(error(&two[..1], [4, 8, 16, 16, 12]).contains("cannot be widened"));

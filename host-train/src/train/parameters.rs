@@ -49,9 +49,9 @@ impl ParameterSet {
         Ok(Self { entries, device })
     }
 
-    /// The same set, in which the tensors that `keep` names do not learn.
-    pub fn keeping(mut self, keep: impl Fn(&str) -> bool) -> Self {
-        self.entries.iter_mut().for_each(|entry| entry.learns = !keep(&entry.name));
+    /// The same set, in which the tensors of these names learn and no others.
+    pub fn learning(mut self, learns: impl Fn(&str) -> bool) -> Self {
+        self.entries.iter_mut().for_each(|entry| entry.learns = learns(&entry.name));
         self
     }
 

@@ -103,7 +103,7 @@ impl Trainer {
         let objective = Objective::new(&config.supervision, widths, config.seed, device)?;
         let learning = config.model.learning.names(&graph);
         let weights = ParameterSet::new(model.vars().iter().chain(objective.vars()))?
-            .keeping(|name| model.vars().contains_key(name) && !learning.contains(name));
+            .learning(|name| learning.contains(name) || !model.vars().contains_key(name));
         let buffers = ParameterSet::new(model.buffers())?;
         let progress = Progress {
             step: 0,
