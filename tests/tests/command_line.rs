@@ -119,7 +119,8 @@ fn models_are_set_side_by_side_as_they_are_or_transposed() {
         let expected = widen::widen(&[one.clone(), second], HALF, 0).unwrap();
         let values = |state: &StateDict, name| state.tensors[name].flatten_all().unwrap().to_vec1::<f32>().unwrap();
         for name in expected.tensors.keys() {
-            assert_eq!(values(&made, name), values(&expected, name), "{name} with {option:?}");
+            // Not `assert_eq`, which would print a thousand weights.
+            assert!(values(&made, name) == values(&expected, name), "{name} with {option:?}");
         }
     }
 }
