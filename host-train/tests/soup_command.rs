@@ -91,7 +91,7 @@ fn late_checkpoints_become_one_model_that_scores_no_less_than_its_parts() {
 }
 
 #[test]
-fn frozen_norms_stay_what_they_were() {
+fn frozen_norms_stay_what_they_were_and_what_chooses_nothing_needs_no_images_to_choose_on() {
     let workshop = workshop();
     let folder = workshop.path();
     let settings = ["schedule.batch=1", "data.crop=64", "data.shrink=true", "data.scales=[1.0, 0.5]"];
@@ -99,7 +99,11 @@ fn frozen_norms_stay_what_they_were() {
     let settings = settings.flat_map(|setting| ["--set", *setting]);
     let train = ["train", "--data", "scenes", "--out", "frames", "--init", "run/model.safetensors"];
     told(folder, &train.into_iter().chain(settings).collect::<Vec<_>>());
-    told(folder, &[&["soup", "frames", "--mode", "equal", "--out", "soup.safetensors"][..], &ON].concat());
+    let soup =
+        |mode| ["soup", "frames", "--data", "scenes", "--list", "train", "--out", "soup.safetensors", "--mode", mode];
+    let refused = gsacp(folder, &soup("greedy"));
+    assert!(!refused.status.success() && said(&refused).contains("--val-list"), "{}", said(&refused));
+    told(folder, &soup("equal"));
     let values = |file: &str, name: &str| {
         let state = StateDict::read(&folder.join(file)).unwrap();
         state.tensors[name].flatten_all().unwrap().to_vec1::<f32>().unwrap()
@@ -111,6 +115,7 @@ fn frozen_norms_stay_what_they_were() {
     }
     let soup = StateDict::read(&folder.join("soup.safetensors")).unwrap();
     assert!(soup.metadata["gsacp.soup"].contains("\"batches\":0"), "{}", soup.metadata["gsacp.soup"]);
+    assert!(!soup.metadata.contains_key("gsacp.validation"), "nobody has measured it");
 }
 
 #[test]

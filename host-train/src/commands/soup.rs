@@ -12,12 +12,12 @@ use super::train::CropArgs;
 use crate::data::dataset::Dataset;
 use crate::data::train_set::no_prior;
 use crate::model::{Msda, StateDict};
-use crate::soup::choice::{Mode, choose};
+use crate::soup::choice::{Choice, Mode, choose};
 use crate::soup::{Members, late_checkpoints, statistics};
 use crate::train::setup::DataSource;
 use crate::train::validate::{Validation, Validator};
 
-/// Averages the weights of late checkpoints, chosen on a validation list.
+/// Averages the weights of late checkpoints, all alike or chosen on a validation list.
 ///
 /// Give the run folder of a training with checkpoint.keep_late, or the checkpoints themselves. Batch norm statistics are
 /// measured anew on training crops, as the run of the first checkpoint draws them, unless that run had model.frozen_norms.
@@ -31,9 +31,9 @@ pub struct SoupArgs {
     mode: Mode,
     #[command(flatten)]
     data: CropArgs,
-    /// List of validation images, none of them a training image: the only images that choose.
-    #[arg(long)]
-    val_list: PathBuf,
+    /// List of validation images, none of them a training image: the only images that choose. An equal soup needs none; with them it says what it is worth.
+    #[arg(long, required_if_eq_any = [("mode", "greedy"), ("mode", "sweep")])]
+    val_list: Option<PathBuf>,
     /// Use only this many validation images, evenly spaced in the list.
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     limit: usize,
@@ -72,40 +72,49 @@ impl SoupArgs {
         }
         let members = Members::read(&paths)?;
         let source = self.data.source();
-        let (training, validation) =
-            (Dataset::open(&source.dir, &source.list)?, Dataset::open(&source.dir, &self.val_list)?);
-        validation.require_masks()?;
-        check_held_out(&training, &validation)?;
+        let training = Dataset::open(&source.dir, &source.list)?;
+        let fa_limit = members.config.evaluation.fa_limit;
+        let validator = |list: &PathBuf| -> Result<Validator> {
+            let validation = Dataset::open(&source.dir, list)?;
+            validation.require_masks()?;
+            check_held_out(&training, &validation)?;
+            Validator::new(&validation, self.limit, fa_limit, &members.info, &Device::Cpu)
+        };
+        let validator = self.val_list.as_ref().map(validator).transpose()?;
         // Norms that training kept as they were stay so: nothing is measured for them.
         let batches = match members.config.model.frozen_norms {
             true => Vec::new(),
             false => self.batches_of(&members, &source, &training)?,
         };
-        let fa_limit = members.config.evaluation.fa_limit;
-        let validator = Validator::new(&validation, self.limit, fa_limit, &members.info, &Device::Cpu)?;
 
-        let cook = |shares: &[f64]| -> Result<(Msda, Validation)> {
+        let cook = |shares: &[f64]| -> Result<(Msda, Option<Validation>)> {
             let model = members.mix(shares)?;
             if !batches.is_empty() {
                 statistics::measure(&model, &batches)?;
             }
-            let found = validator.evaluate(&model)?;
-            eprintln!("{}: {found}", told(shares));
+            let found = validator.as_ref().map(|v| v.evaluate(&model)).transpose()?;
+            if let Some(found) = &found {
+                eprintln!("{}: {found}", told(shares));
+            }
             Ok((model, found))
         };
-        let choice = choose(self.mode, members.all.len(), self.most, self.steps, |shares| Ok(cook(shares)?.1.score()))?;
-        let (model, found) = cook(choice.shares())?;
-        self.write(&members, model.state()?, choice.shares(), batches.len(), &found)?;
+        let score = |shares: &[f64]| Ok(cook(shares)?.1.context("a choice needs --val-list")?.score());
+        let Choice { shares, tried } = choose(self.mode, members.all.len(), self.most, self.steps, score)?;
+        let (model, found) = cook(&shares)?;
+        self.write(&members, model.state()?, &shares, batches.len(), found.as_ref())?;
         if self.json {
             let files: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-            let record = json!({"mode": self.mode, "files": files, "tried": choice.tried, "shares": choice.shares(),
-                "validation": found.to_json()});
+            let record = json!({"mode": self.mode, "files": files, "tried": tried, "shares": shares,
+                "validation": found.map(|found| found.to_json())});
             println!("{}", serde_json::to_string_pretty(&record)?);
         } else {
-            for (path, share) in paths.iter().zip(choice.shares()).filter(|(_, share)| **share > 0.0) {
+            for (path, share) in paths.iter().zip(&shares).filter(|(_, share)| **share > 0.0) {
                 println!("{share:.4}  {}", path.display());
             }
-            println!("{found}\n{}", self.out.display());
+            if let Some(found) = found {
+                println!("{found}");
+            }
+            println!("{}", self.out.display());
         }
         Ok(())
     }
@@ -124,7 +133,7 @@ impl SoupArgs {
         state: StateDict,
         shares: &[f64],
         batches: usize,
-        found: &Validation,
+        found: Option<&Validation>,
     ) -> Result<()> {
         let mut state = StateDict { metadata: members.all[0].state.metadata.clone(), ..state };
         if self.half_precision {
@@ -142,7 +151,10 @@ impl SoupArgs {
             .collect();
         let record = json!({"mode": self.mode, "parts": parts, "batches": batches});
         state.metadata.insert("gsacp.soup".into(), record.to_string());
-        state.metadata.insert("gsacp.validation".into(), found.to_json().to_string());
+        match found {
+            Some(found) => state.metadata.insert("gsacp.validation".into(), found.to_json().to_string()),
+            None => state.metadata.remove("gsacp.validation"),
+        };
         state.write(&self.out).context("cannot write the soup")
     }
 }

@@ -42,7 +42,7 @@ pub fn doublings(graph: &Graph, seen: &Observations) -> Vec<Vec<i32>> {
     let group = groups(graph);
     let maps = || (0..graph.nodes().len()).filter(|&id| graph.nodes()[id].op != Op::Concat);
     let channels =
-        |id: usize| classes[id].iter().zip(seen.nodes[id].peaks()).map(|(&class, &peak)| (class, f64::from(peak)));
+        |id: usize| classes[id].iter().zip(seen.nodes[id].peaks()).map(|(&class, peak)| (class, f64::from(peak)));
 
     // Largest magnitudes of a group: of channels that are kept as they are, and of all.
     let mut largest = vec![[0f64; 2]; graph.nodes().len()];

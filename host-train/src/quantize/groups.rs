@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::Ranges;
 use super::histogram::Histogram;
-use super::observe::Observations;
+use super::observe::{Observations, Statistics};
 use super::range::Affine;
 
 /// The first node of the group that each node belongs to.
@@ -59,13 +59,18 @@ pub fn assign(graph: &Graph, seen: &Observations, input: Affine, ranges: Ranges)
         let pair = if first == 0 {
             input
         } else {
-            let mut histogram = Histogram::default();
-            for &id in members.iter().filter(|&&id| graph.nodes()[id].op != Op::Concat) {
-                histogram.merge(&seen.nodes[id].histogram);
-            }
+            let maps = members.iter().filter(|&&id| graph.nodes()[id].op != Op::Concat).map(|&id| &seen.nodes[id]);
             match ranges {
-                Ranges::LeastSquares => Affine::search(&histogram),
-                Ranges::Equalised => Affine::covering(histogram.min.into(), histogram.max.into()),
+                Ranges::LeastSquares => {
+                    let mut histogram = Histogram::default();
+                    maps.for_each(|map| histogram.merge(&map.histogram));
+                    Affine::search(&histogram)
+                }
+                Ranges::Equalised => {
+                    let wider = |(low, high): (f32, f32), (l, h): (f32, f32)| (low.min(l), high.max(h));
+                    let (low, high) = maps.map(Statistics::extremes).fold((0.0, 0.0), wider);
+                    Affine::covering(low.into(), high.into())
+                }
             }
         };
         members.iter().for_each(|&id| pairs[id] = pair);

@@ -226,16 +226,15 @@ pub fn quantize(
 ) -> Result<(StateDict, QuantizedModel)> {
     let graph = source.info.graph()?;
     let samples = observe::draw(dataset, images, seed);
-    let observe = |state: &StateDict| observe::Observations::of_images(&graph, state, &source.info, &samples);
-    let state = match (ranges, &source.ranges) {
+    let seen = observe::Observations::of_images(&graph, &source.state, &source.info, &samples)?;
+    let (state, seen) = match (ranges, &source.ranges) {
         (Ranges::Equalised, None) => {
-            let doublings = equalise::doublings(&graph, &observe(&source.state)?);
-            equalise::scaled(&graph, &source.state, &doublings)?
+            let doublings = equalise::doublings(&graph, &seen);
+            (equalise::scaled(&graph, &source.state, &doublings)?, seen.in_units(&doublings))
         }
-        _ => source.state,
+        _ => (source.state, seen),
     };
     let folded = export::fold(&state, &graph)?;
-    let seen = observe(&state)?;
     let list = dataset.list.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let chosen = source.ranges.is_none().then_some(ranges);
     let record = Record {

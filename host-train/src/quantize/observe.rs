@@ -16,16 +16,18 @@ use crate::model::{Mode, ModelInfo, Msda, StateDict, input_tensor};
 const AT_A_TIME: usize = 8;
 
 /// Statistics of one node's map.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Statistics {
-    /// All values.
+    /// All values; empty after [`Observations::in_units`].
     pub histogram: Histogram,
     /// Sum over pixels, channel by channel.
     sums: Vec<f64>,
     /// Sum of squares over pixels, channel by channel.
     squares: Vec<f64>,
-    /// Largest magnitude, channel by channel.
-    peaks: Vec<f32>,
+    /// Smallest value or 0, channel by channel.
+    lows: Vec<f32>,
+    /// Largest value or 0, channel by channel.
+    highs: Vec<f32>,
     /// Pixels seen.
     pixels: u64,
     /// Channel means of each image, in no particular order.
@@ -44,8 +46,13 @@ impl Statistics {
     }
 
     /// Largest magnitude of every channel.
-    pub fn peaks(&self) -> &[f32] {
-        &self.peaks
+    pub fn peaks(&self) -> impl Iterator<Item = f32> + '_ {
+        self.lows.iter().zip(&self.highs).map(|(low, high)| high.max(-low))
+    }
+
+    /// Smallest and largest value of all channels, and 0.
+    pub fn extremes(&self) -> (f32, f32) {
+        (self.lows.iter().copied().fold(0.0, f32::min), self.highs.iter().copied().fold(0.0, f32::max))
     }
 
     /// Channel means of each image, in no particular order.
@@ -58,11 +65,12 @@ impl Statistics {
         let channels = self.sums.len();
         let mut sums = vec![0.0; channels];
         for pixel in map.chunks_exact(channels) {
-            let all = sums.iter_mut().zip(&mut self.squares).zip(&mut self.peaks).zip(pixel);
-            for (((sum, square), peak), &v) in all {
+            let all = sums.iter_mut().zip(&mut self.squares).zip(&mut self.lows).zip(&mut self.highs).zip(pixel);
+            for ((((sum, square), low), high), &v) in all {
                 *sum += f64::from(v);
                 *square += f64::from(v).powi(2);
-                *peak = peak.max(v.abs());
+                *low = low.min(v);
+                *high = high.max(v);
             }
         }
         let pixels = map.len() / channels;
@@ -76,14 +84,28 @@ impl Statistics {
         self.histogram.merge(&other.histogram);
         self.sums.iter_mut().zip(&other.sums).for_each(|(a, b)| *a += b);
         self.squares.iter_mut().zip(&other.squares).for_each(|(a, b)| *a += b);
-        self.peaks.iter_mut().zip(&other.peaks).for_each(|(a, b)| *a = a.max(*b));
+        self.lows.iter_mut().zip(&other.lows).for_each(|(a, b)| *a = a.min(*b));
+        self.highs.iter_mut().zip(&other.highs).for_each(|(a, b)| *a = a.max(*b));
         self.pixels += other.pixels;
         self.image_means.extend_from_slice(&other.image_means);
+    }
+
+    /// What is seen of channels that are doubled so often.
+    fn in_units(&mut self, doublings: &[i32]) {
+        self.histogram = Histogram::default();
+        let by = |n: i32| 2f64.powi(n);
+        self.sums.iter_mut().zip(doublings).for_each(|(v, &n)| *v *= by(n));
+        self.squares.iter_mut().zip(doublings).for_each(|(v, &n)| *v *= by(2 * n));
+        self.lows.iter_mut().zip(doublings).for_each(|(v, &n)| *v *= by(n) as f32);
+        self.highs.iter_mut().zip(doublings).for_each(|(v, &n)| *v *= by(n) as f32);
+        for means in &mut self.image_means {
+            means.iter_mut().zip(doublings).for_each(|(v, &n)| *v *= by(n));
+        }
     }
 }
 
 /// Statistics of every node of a graph.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Observations {
     /// By node; a concatenation's are those of its members side by side (its histogram is empty).
     pub nodes: Vec<Statistics>,
@@ -95,7 +117,8 @@ impl Observations {
         let empty = |channels: u16| Statistics {
             sums: vec![0.0; channels as usize],
             squares: vec![0.0; channels as usize],
-            peaks: vec![0.0; channels as usize],
+            lows: vec![0.0; channels as usize],
+            highs: vec![0.0; channels as usize],
             ..Statistics::default()
         };
         Self { nodes: graph.nodes().iter().map(|n| empty(n.channels)).collect() }
@@ -121,8 +144,9 @@ impl Observations {
         let mut total = Self::new(graph);
         // Merged in the list's order, so that sums do not depend on threads; a few at a time, to bound the memory.
         for few in samples.chunks(AT_A_TIME) {
-            let seen = few.par_iter().map(observe).collect::<Result<Vec<_>>>()?;
-            total = seen.iter().fold(total, Self::merge);
+            for seen in few.par_iter().map(observe).collect::<Vec<_>>() {
+                total = total.merge(&seen?);
+            }
         }
         Ok(total)
     }
@@ -133,6 +157,13 @@ impl Observations {
             self.add(id, &map);
             Ok(())
         })
+    }
+
+    /// What would be seen of [`super::equalise::scaled`]'s network, to the bit, without running it; but for the histograms,
+    /// whose bins mix the channels: they are left empty.
+    pub fn in_units(mut self, doublings: &[Vec<i32>]) -> Self {
+        self.nodes.iter_mut().zip(doublings).for_each(|(node, doublings)| node.in_units(doublings));
+        self
     }
 
     /// Adds what another run has seen.
@@ -173,4 +204,29 @@ pub fn draw(dataset: &Dataset, count: usize, seed: u64) -> Vec<Sample> {
     order.truncate(count);
     order.sort_unstable();
     order.into_iter().map(|i| dataset.samples[i].clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::quantize::testing;
+    use gsacp_core::graph::{QUARTER, msda};
+
+    #[test]
+    fn of_several_images_that_cannot_be_read_the_first_is_named() {
+        let graph = msda(QUARTER, 1);
+        let (state, info) = (testing::state(&graph, 1), testing::record(&graph).model);
+        let missing = |i| Sample {
+            name: format!("{i}"),
+            image: Path::new("no such folder").join(format!("{i}.png")),
+            mask: None,
+        };
+        let samples: Vec<Sample> = (0..AT_A_TIME).map(missing).collect();
+        for _ in 0..50 {
+            let error = Observations::of_images(&graph, &state, &info, &samples).unwrap_err();
+            assert!(format!("{error:#}").contains("0.png"), "{error:#}");
+        }
+    }
 }

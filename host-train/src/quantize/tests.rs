@@ -111,6 +111,17 @@ fn equalising_brings_back_what_unlike_channels_lose() {
     }
 }
 
+/// The network in other units need not be run to be observed: all but the histograms is known to the bit.
+#[test]
+fn what_would_be_seen_in_other_units_is_known() {
+    let n = shared();
+    let units = testing::units(&n.graph);
+    let scaled = equalise::scaled(&n.graph, &n.state, &units).unwrap();
+    let run = observed(&n.graph, &Msda::from_state(&n.graph, &scaled, &Device::Cpu).unwrap());
+    let as_they_are = vec![vec![0; 512]; n.graph.nodes().len()];
+    assert!(observed(&n.graph, &n.float).in_units(&units) == run.in_units(&as_they_are));
+}
+
 /// If a wrong factor could pass the test above, it would prove nothing: one layer's bias is moved by a tenth of its range.
 #[test]
 fn a_wrong_bias_shows_in_its_layer_and_not_before_it() {

@@ -31,28 +31,23 @@ pub struct Candidate {
     pub score: f64,
 }
 
-/// All candidates in the order they were tried, and the place of the chosen one.
-#[derive(Clone, Debug, PartialEq)]
+/// The shares, and how they were found.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Choice {
-    /// What was tried.
+    /// One share for each checkpoint.
+    pub shares: Vec<f64>,
+    /// What was tried for them, in that order.
     pub tried: Vec<Candidate>,
-    /// The chosen one.
-    pub best: usize,
 }
 
 impl Choice {
-    /// The chosen shares.
-    pub fn shares(&self) -> &[f64] {
-        &self.tried[self.best].shares
-    }
-
     fn try_out(&mut self, shares: Vec<f64>, score: &mut impl FnMut(&[f64]) -> Result<f64>) -> Result<bool> {
         let value = score(&shares)?;
-        self.tried.push(Candidate { shares, score: value });
-        let better = self.tried.len() == 1 || value > self.tried[self.best].score;
+        let better = self.tried.iter().all(|other| value > other.score);
         if better {
-            self.best = self.tried.len() - 1;
+            self.shares.clone_from(&shares);
         }
+        self.tried.push(Candidate { shares, score: value });
         Ok(better)
     }
 }
@@ -66,11 +61,10 @@ pub fn choose(
     mut score: impl FnMut(&[f64]) -> Result<f64>,
 ) -> Result<Choice> {
     ensure!(count >= 1 && most >= 1 && steps >= 1, "a soup of {count} checkpoints, at most {most}, in {steps} steps");
-    let mut choice = Choice { tried: Vec::new(), best: 0 };
     if mode == Mode::Equal {
-        choice.try_out(equal(&(0..count).collect::<Vec<_>>(), count), &mut score)?;
-        return Ok(choice);
+        return Ok(Choice { shares: vec![1.0 / count as f64; count], tried: Vec::new() });
     }
+    let mut choice = Choice::default();
     for member in 0..count {
         choice.try_out(equal(&[member], count), &mut score)?;
     }
@@ -117,33 +111,33 @@ mod tests {
     }
 
     #[test]
-    fn equal_takes_all_alike_and_asks_once() {
-        let choice = choose(Mode::Equal, 4, 1, 1, towards(&[1.0, 0.0, 0.0, 0.0])).unwrap();
-        assert_eq!((choice.shares(), choice.tried.len()), (&[0.25; 4][..], 1));
+    fn equal_takes_all_alike_and_asks_nobody() {
+        let choice = choose(Mode::Equal, 4, 1, 1, |_| anyhow::bail!("no validation images")).unwrap();
+        assert_eq!((choice.shares, choice.tried), (vec![0.25; 4], vec![]));
     }
 
     #[test]
     fn greedy_keeps_what_helps_and_leaves_what_does_not() {
         // Alone: 2 is best, then 0, then 1; 2 with 0 is perfect, 1 spoils it.
         let choice = choose(Mode::Greedy, 3, 9, 1, towards(&[0.45, 0.0, 0.55])).unwrap();
-        assert_eq!(choice.shares(), [0.5, 0.0, 0.5]);
+        assert_eq!(choice.shares, [0.5, 0.0, 0.5]);
         let tried: Vec<_> = choice.tried.iter().map(|candidate| candidate.shares.clone()).collect();
         assert_eq!(tried[..3], [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]);
         assert_eq!(tried[3..], [[0.5, 0.0, 0.5], [1.0 / 3.0; 3]]);
         let alone = choose(Mode::Greedy, 3, 9, 1, towards(&[0.0, 0.0, 1.0])).unwrap();
-        assert_eq!(alone.shares(), [0.0, 0.0, 1.0], "no soup is better than the best checkpoint");
+        assert_eq!(alone.shares, [0.0, 0.0, 1.0], "no soup is better than the best checkpoint");
         let two = choose(Mode::Greedy, 3, 2, 1, towards(&[1.0 / 3.0; 3])).unwrap();
-        assert_eq!(two.shares().iter().filter(|share| **share > 0.0).count(), 2);
+        assert_eq!(two.shares.iter().filter(|share| **share > 0.0).count(), 2);
     }
 
     #[test]
     fn sweep_stops_between_the_best_and_the_average() {
         // Best alone is 1; α = ½ of two gives (¼, ¾).
         let choice = choose(Mode::Sweep, 2, 1, 4, towards(&[0.25, 0.75])).unwrap();
-        assert_eq!(choice.shares(), [0.25, 0.75]);
+        assert_eq!(choice.shares, [0.25, 0.75]);
         assert_eq!(choice.tried.len(), 2 + 4);
         assert_eq!(choice.tried[5].shares, [0.5, 0.5]);
-        assert_eq!(choose(Mode::Sweep, 1, 1, 4, towards(&[1.0])).unwrap().shares(), [1.0]);
+        assert_eq!(choose(Mode::Sweep, 1, 1, 4, towards(&[1.0])).unwrap().shares, [1.0]);
     }
 
     #[test]
