@@ -26,7 +26,9 @@ impl HighWord {
             return None;
         }
         let double = 33u32.saturating_sub(scale.shift);
-        let in_factor = double.min(scale.m.leading_zeros().saturating_sub(1));
+        // A factor of 0 has room for any shift.
+        let room = if scale.m == 0 { double } else { scale.m.leading_zeros().saturating_sub(1) };
+        let in_factor = double.min(room);
         let before = double - in_factor;
         if before > 0 && before + bits > 31 {
             return None;
@@ -118,6 +120,7 @@ mod tests {
     fn common_factors_have_the_short_form() {
         let of = |real, bits| HighWord::new(Multiplier::from_real(real).unwrap(), bits);
         assert!(of(0.2499, 32).is_some() && of(0.25, 32).is_none());
+        assert!(HighWord::new(Multiplier { m: 0, shift: 1 }, 32).is_some_and(|nothing| nothing.apply(i32::MIN) == 0));
         assert!(of(4.0, 18).is_some() && of(500.0, 18).is_some() && of(40_000.0, 18).is_none());
         let pair = |real| Int8Sum::new(MultiplierPair::from_reals(real, 0.1).unwrap(), [0, 0]);
         assert!(pair(16_000.0).is_some() && pair(17_000.0).is_none());
