@@ -97,6 +97,7 @@ fn frozen_norms_stay_what_they_were_and_what_chooses_nothing_needs_no_images_to_
     let settings = ["schedule.batch=1", "data.crop=64", "data.shrink=true", "data.scales=[1.0, 0.5]"];
     let settings = settings.iter().chain(&["model.frozen_norms=true", "schedule.epochs=2", "checkpoint.keep_late=2"]);
     let settings = settings.flat_map(|setting| ["--set", *setting]);
+    let settings = settings.chain(["--set", "evaluation.every=1", "--val-list", "val"]);
     let train = ["train", "--data", "scenes", "--out", "frames", "--init", "run/model.safetensors"];
     told(folder, &train.into_iter().chain(settings).collect::<Vec<_>>());
     let soup =
@@ -113,9 +114,11 @@ fn frozen_norms_stay_what_they_were_and_what_chooses_nothing_needs_no_images_to_
             .map(|file| values(file, name));
         assert_eq!((before == late, before == soup), (kept, kept), "{name}");
     }
-    let soup = StateDict::read(&folder.join("soup.safetensors")).unwrap();
+    let [late, soup] =
+        ["frames/epoch-0001.safetensors", "soup.safetensors"].map(|file| StateDict::read(&folder.join(file)).unwrap());
     assert!(soup.metadata["gsacp.soup"].contains("\"batches\":0"), "{}", soup.metadata["gsacp.soup"]);
-    assert!(!soup.metadata.contains_key("gsacp.validation"), "nobody has measured it");
+    let measured = |state: &StateDict| state.metadata.contains_key("gsacp.validation");
+    assert!(measured(&late) && !measured(&soup), "what was measured of a part is not the soup's");
 }
 
 #[test]
