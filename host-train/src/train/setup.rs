@@ -12,7 +12,7 @@ use super::run::{self, RunFolder};
 use super::teachers::Teachers;
 use super::trainer::Trainer;
 use crate::data::dataset::Dataset;
-use crate::data::points::{Point, Source};
+use crate::data::points::{Kind, Point, Source};
 use crate::data::train_set::{Prior, Reading, TrainSet};
 use crate::model::StateDict;
 use crate::quantize::observe::{self, Observations};
@@ -36,9 +36,14 @@ pub struct DataSource {
 
 impl DataSource {
     /// What a run with `config` draws its crops from: the images of `dataset` with their points, `prior` around each and, where asked,
-    /// their masks, the clutter, all of it at every scale. Errors: clutter that no crop would show, crops without clutter, and what
-    /// [`TrainSet`]'s own steps refuse.
+    /// their masks, the clutter, all of it at every scale. Errors: coarse points where priors take them for centroids, clutter
+    /// that no crop would show, crops without clutter, and what [`TrainSet`]'s own steps refuse.
     pub fn read(&self, config: &RunConfig, dataset: &Dataset, masks: bool, prior: &Prior<'_>) -> Result<TrainSet> {
+        let coarse = matches!(self.points, Source::Masks { kind: Kind::Coarse, .. });
+        ensure!(
+            !(coarse && config.supervision.prior.centred),
+            "supervision.prior.centred takes points for centroids, and coarse ones are not: leave one of them out"
+        );
         let reading = Reading { points: self.points.clone(), masks, resize_mask: false };
         let mut set = TrainSet::read(dataset, &reading, prior)?;
         let share = config.data.clutter_share;

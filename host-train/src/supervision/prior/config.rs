@@ -57,6 +57,8 @@ pub struct PriorConfig {
     pub tilt: bool,
     /// How far (Chebyshev) the seed may move to a brighter pixel.
     pub seed_shift: u32,
+    /// Whether points are centroids, so that the outline that lies evenly around its point is the one to take (contrast form).
+    pub centred: bool,
     /// Level of g whose seed component is kept, in (0, 1).
     pub component_level: f32,
     /// σ_I of the absolute form, grey scale [0, 1].
@@ -80,6 +82,7 @@ impl Default for PriorConfig {
             percentile: 0.65,
             tilt: true,
             seed_shift: 2,
+            centred: false,
             component_level: 0.5,
             sigma_intensity: 0.1,
         }
@@ -125,6 +128,10 @@ impl PriorConfig {
             self.component_level > 0.0 && self.component_level < 1.0,
             "prior.component_level = {}: give a level between 0 and 1",
             self.component_level
+        );
+        ensure!(
+            !(self.centred && self.form == Form::Absolute),
+            "prior.centred chooses among outlines of the contrast form: the absolute one has no other"
         );
         ensure!((1..=64).contains(&self.window), "prior.window = {}: give 1 to 64 px", self.window);
         ensure!(self.seed_shift <= 8, "prior.seed_shift = {}: give 0 to 8 px", self.seed_shift);

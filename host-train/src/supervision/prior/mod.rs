@@ -20,6 +20,8 @@
 //! - where `sigma_per_radius` · r is more than σ, it takes σ's place, and mask and window are drawn again, up to three times: small
 //!   targets need a short σ, which holds them together on warm ground, and large ones would be cut off by it;
 //! - κ falls with the local noise-to-contrast ratio ν (median absolute deviation): κ − `kappa_noise` · min(ν, 0.4);
+//! - with `centred`, for points that are centroids, the κ and the window are those whose outline has its centroid there
+//!   (`centred.rs`);
 //! - only the 8-connected component of {g > `component_level`} that holds the seed is kept, and around it a
 //!   one-pixel skirt, whose values are below the level.
 //!
@@ -29,6 +31,7 @@
 //! `cargo run --release -p gsacp-train --example prior_score -- --data DIR` prints what the masks {g > ½} are worth.
 
 mod background;
+mod centred;
 mod config;
 
 use std::collections::VecDeque;
@@ -104,23 +107,30 @@ fn bell(x_squared: f32, order: i32) -> f32 {
 }
 
 fn contrast(view: View, x: i32, y: i32, config: &PriorConfig) -> Patch {
-    let (x, y) = brightest(view, x, y, config.seed_shift as i32);
-    let first = region(view, x, y, config.window as i32, config.sigma, config);
-    if config.window_per_radius == 0.0 {
-        return first;
-    }
-    let again = |r: f32, most: i32, sigma: f32| {
-        let half = (config.window_base + config.window_per_radius * r).round() as i32;
-        region(view, x, y, half.clamp(8, most), sigma, config)
+    let seed = brightest(view, x, y, config.seed_shift as i32);
+    let drawn = |half: i32, sigma: f32| {
+        let background = Background::around(view, seed.0, seed.1, half, config);
+        region(view, seed, &background, sigma, config.kappa, config)
     };
-    let mut patch = again(radius(&first), 24, config.sigma);
-    for _ in 0..MOST_GROWTH {
-        let r = radius(&patch);
-        let sigma = (config.sigma_per_radius * r).min(MOST_SIGMA);
-        if sigma <= config.sigma {
-            break;
+    let (mut half, mut sigma) = (config.window as i32, config.sigma);
+    let mut patch = drawn(half, sigma);
+    if config.window_per_radius > 0.0 {
+        let window = |r: f32| (config.window_base + config.window_per_radius * r).round() as i32;
+        half = window(radius(&patch)).clamp(8, 24);
+        patch = drawn(half, sigma);
+        for _ in 0..MOST_GROWTH {
+            let r = radius(&patch);
+            let wider = (config.sigma_per_radius * r).min(MOST_SIGMA);
+            if wider <= config.sigma {
+                break;
+            }
+            (half, sigma) = (window(r).clamp(8, 36), wider);
+            patch = drawn(half, sigma);
         }
-        patch = again(r, 36, sigma);
+    }
+    if config.centred {
+        let centroid = Point { x: x as u32, y: y as u32 };
+        patch = centred::refined(patch, view, centroid, seed, half, sigma, config);
     }
     patch
 }
@@ -142,12 +152,18 @@ fn brightest(view: View, x: i32, y: i32, shift: i32) -> (i32, i32) {
     (best.0, best.1)
 }
 
-/// g on the seed's component and its skirt, with the background taken from a window of half-side `half` and the distance
-/// factor's spread `sigma`.
-fn region(view: View, x: i32, y: i32, half: i32, sigma: f32, config: &PriorConfig) -> Patch {
-    let background = Background::around(view, x, y, half, config);
+/// g on the seed's component and its skirt, before `background`, with the distance factor's spread `sigma` and the intensity factor's
+/// `kappa` where there is no noise.
+fn region(
+    view: View,
+    (x, y): (i32, i32),
+    background: &Background,
+    sigma: f32,
+    kappa: f32,
+    config: &PriorConfig,
+) -> Patch {
     let contrast = (view.at(x, y) - background.level).max(LEAST_CONTRAST);
-    let kappa = (config.kappa - config.kappa_noise * (background.noise / contrast).min(MOST_NOISE)).max(0.1);
+    let kappa = (kappa - config.kappa_noise * (background.noise / contrast).min(MOST_NOISE)).max(0.1);
     let reach = reach(sigma, config.distance_order);
     grow(view, x, y, reach, config.component_level, |u, v| {
         let (dx, dy) = ((u - x) as f32, (v - y) as f32);

@@ -117,11 +117,47 @@ fn a_large_target_grows_only_where_it_is_asked_to_and_a_small_one_does_not() {
 }
 
 #[test]
+fn of_two_outlines_the_one_is_taken_that_lies_evenly_around_its_centroid() {
+    // The square, 1 at its contrast, and three columns of 0.33 on its right. The mask's edge lies at 1 − κ √(2 ln 2): 0.27 with κ = 0.617,
+    // so that both are in it, and above 0.33 from κ = 0.567 downwards, two steps of 1/40.
+    let tailed =
+        |x: f32, y: f32| if (22.0..=24.0).contains(&x) && (y - 20.0).abs() <= 1.0 { 0.299 } else { square(x, y) };
+    let tailed = image(48, 48, tailed);
+    let centred = PriorConfig { centred: true, ..PriorConfig::default() };
+    let columns = |x, config: &PriorConfig| {
+        let mask = mask(&draw(&tailed, Point { x, y: 20 }, config));
+        assert_eq!(mask.len() % 3, 0);
+        mask.len() / 3
+    };
+    // The centroid of all six columns, 21.5, is half a pixel off the square of pixel 20; half as many cost ½ ln 2 = 0.35.
+    assert_eq!((columns(20, &PriorConfig::default()), columns(20, &centred)), (6, 3));
+    assert_eq!((columns(21, &PriorConfig::default()), columns(21, &centred)), (6, 6));
+    // What lies evenly stays as it is, to the last value.
+    let even = image(48, 48, square);
+    assert_eq!(draw(&even, MIDDLE, &PriorConfig::default()), draw(&even, MIDDLE, &centred));
+}
+
+#[test]
+fn a_target_on_warm_ground_is_found_by_a_window_that_sees_no_more_than_the_ground() {
+    // Three quarters of the square's contrast, 13 rows high, from 7 columns on its left to 17 on its right: no κ leaves it out.
+    let warm = |x: f32, y: f32| (13.0..=37.0).contains(&x) && (y - 20.0).abs() <= 6.0;
+    let warm = image(60, 48, |x, y| square(x, y).max(if warm(x, y) { 0.425 } else { 0.0 }));
+    let area = |centred| {
+        let config = PriorConfig { centred, tilt: false, ..PriorConfig::default() };
+        mask(&draw(&warm, MIDDLE, &config)).len()
+    };
+    assert!(area(false) > 250, "{}", area(false));
+    assert_eq!(area(true), 9);
+}
+
+#[test]
 fn a_bad_number_is_an_error_that_names_its_key() {
     let bad = PriorConfig { kappa: 0.0, ..PriorConfig::default() };
     assert!(bad.validate().unwrap_err().to_string().contains("prior.kappa"));
     assert!(PriorConfig { sigma: f32::NAN, ..PriorConfig::default() }.validate().is_err());
     assert!(PriorConfig { percentile: 1.5, ..PriorConfig::default() }.validate().is_err());
+    let bad = PriorConfig { centred: true, ..PriorConfig::paper() };
+    assert!(bad.validate().unwrap_err().to_string().contains("prior.centred"));
     for good in [PriorConfig::default(), PriorConfig::plain_contrast(), PriorConfig::paper()] {
         good.validate().unwrap();
     }
