@@ -82,9 +82,7 @@ fn source(name: &str) -> &'static str {
 
 /// The pixels of {g > ½}: priors are 0 outside their image.
 fn outline(patch: &Patch) -> impl Iterator<Item = (u32, u32)> {
-    let pixels = (patch.y0..patch.y0 + patch.height as i32)
-        .flat_map(|y| (patch.x0..patch.x0 + patch.width as i32).map(move |x| (x, y)));
-    pixels.filter(|&(x, y)| patch.value(x, y) > 0.5).map(|(x, y)| (x as u32, y as u32))
+    patch.mask().map(|(x, y)| (x as u32, y as u32))
 }
 
 fn score(sample: &Sample, kind: Kind, seed: u64, scale: f32, prior: &PriorConfig) -> Result<(Sums, [Sums; 4])> {

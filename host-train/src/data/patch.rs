@@ -76,9 +76,15 @@ impl Patch {
         near(self.x0, self.width, other.x0, other.width) && near(self.y0, self.height, other.y0, other.height)
     }
 
-    /// Number of pixels above ½: those of the mask that a prior draws.
+    /// The pixels above ½, in raster order: the mask that a prior draws.
+    pub fn mask(&self) -> impl Iterator<Item = (i32, i32)> {
+        let at = |i: usize| (self.x0 + (i % self.width as usize) as i32, self.y0 + (i / self.width as usize) as i32);
+        self.values.iter().enumerate().filter(|&(_, &g)| g > 0.5).map(move |(i, _)| at(i))
+    }
+
+    /// Number of pixels of the mask.
     pub fn area(&self) -> usize {
-        self.values.iter().filter(|&&g| g > 0.5).count()
+        self.mask().count()
     }
 
     /// Whether no pixel has a value other than 0.

@@ -58,9 +58,9 @@ pub(super) fn refined(
 /// How far the centroid of {g > ½} is from the pixel `point`, whose centroids are those of which it is the floor.
 fn miss(patch: &Patch, point: Point) -> f32 {
     let [mut sum_x, mut sum_y, mut count] = [0f64; 3];
-    for (i, _) in patch.values.iter().enumerate().filter(|&(_, &g)| g > 0.5) {
-        sum_x += f64::from(patch.x0) + (i % patch.width as usize) as f64;
-        sum_y += f64::from(patch.y0) + (i / patch.width as usize) as f64;
+    for (x, y) in patch.mask() {
+        sum_x += f64::from(x);
+        sum_y += f64::from(y);
         count += 1.0;
     }
     let outside = |sum: f64, at: u32| {

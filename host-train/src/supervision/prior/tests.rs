@@ -10,8 +10,7 @@ fn image(width: usize, height: usize, f: impl Fn(f32, f32) -> f32) -> GrayImage 
 }
 
 fn mask(patch: &Patch) -> Vec<(i32, i32)> {
-    let at = |i: usize| (patch.x0 + i as i32 % patch.width as i32, patch.y0 + i as i32 / patch.width as i32);
-    (0..patch.values.len()).filter(|&i| patch.values[i] > 0.5).map(at).collect()
+    patch.mask().collect()
 }
 
 /// A 3×3 square of contrast 0.3 on 0.2 with middle (20, 20).
