@@ -11,15 +11,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
-use gsacp_train::data::dataset::{Dataset, Sample};
+use gsacp_train::data::dataset::Dataset;
 use gsacp_train::data::patch::Patch;
-use gsacp_train::data::points::{Kind, from_mask};
+use gsacp_train::data::points::{Kind, Source};
 use gsacp_train::data::random::{permutation, stream};
 use gsacp_train::data::targets;
-use gsacp_train::data::train_set::scaled;
-use gsacp_train::supervision::prior::{PriorConfig, draw_all};
+use gsacp_train::data::train_set::{Item, Reading, TrainSet, scaled};
+use gsacp_train::supervision::prior::{PriorConfig, draw_set};
 use rayon::prelude::*;
 
 /// Largest areas of the size bins, in pixels (METHOD §3).
@@ -85,13 +85,11 @@ fn outline(patch: &Patch) -> impl Iterator<Item = (u32, u32)> {
     patch.mask().map(|(x, y)| (x as u32, y as u32))
 }
 
-fn score(sample: &Sample, kind: Kind, seed: u64, scale: f32, prior: &PriorConfig) -> Result<(Sums, [Sums; 4])> {
-    let image = sample.load_image()?;
-    let mask = sample.load_mask(image.width, image.height, false)?;
+fn score(item: &Item, scale: f32) -> Result<(Sums, [Sums; 4])> {
+    let mask = item.mask.as_ref().context("read without its mask")?;
     let from = [mask.width, mask.height];
     let to = scaled(from, scale);
-    let patches = draw_all(&image, &from_mask(&mask, kind, seed, &sample.name), prior);
-    let patches: Vec<Patch> = patches.iter().map(|patch| patch.resized(from, to)).collect();
+    let patches: Vec<Patch> = item.patches.iter().map(|patch| patch.resized(from, to)).collect();
     let mask = mask.resized(to[0], to[1]);
 
     let index = |x: u32, y: u32| y as usize * mask.width + x as usize;
@@ -119,10 +117,15 @@ fn score(sample: &Sample, kind: Kind, seed: u64, scale: f32, prior: &PriorConfig
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let dataset = Dataset::open(&arguments.data, &arguments.list)?;
-    dataset.require_masks()?;
+    let mut dataset = Dataset::open(&arguments.data, &arguments.list)?;
     let mut order = permutation(&mut stream(arguments.seed, "prior score", 0, 0), dataset.samples.len());
     order.truncate(arguments.images);
+    dataset.samples = order.into_iter().map(|i| dataset.samples[i].clone()).collect();
+    let read = |kind| {
+        let points = Source::Masks { kind, seed: arguments.seed };
+        TrainSet::read(&dataset, &Reading { points, masks: true, resize_mask: false })
+    };
+    let mut sets = [("Centroid", read(Kind::Centroid)?), ("Coarse", read(Kind::Coarse)?)];
 
     let mut forms = vec![
         ("paper", PriorConfig::paper()),
@@ -132,17 +135,13 @@ fn main() -> Result<()> {
     if let Some(path) = &arguments.prior {
         forms.push(("own", toml::from_str(&std::fs::read_to_string(path)?)?));
     }
-    println!("{} images of {}: IoU/nIoU ×area ratio", order.len(), arguments.list.display());
+    println!("{} images of {}: IoU/nIoU ×area ratio", dataset.samples.len(), arguments.list.display());
     for (name, prior) in &forms {
         prior.validate()?;
-        for kind in [Kind::Centroid, Kind::Coarse] {
-            let scores: Vec<_> = order
-                .par_iter()
-                .map(|&i| {
-                    let sample = &dataset.samples[i];
-                    Ok((source(&sample.name), score(sample, kind, arguments.seed, arguments.scale, prior)?))
-                })
-                .collect::<Result<_>>()?;
+        for (kind, set) in &mut sets {
+            let steps = draw_set(set, prior)?;
+            let scored = |item: &Item| Ok((source(&item.name), score(item, arguments.scale)?));
+            let scores: Vec<_> = set.items.par_iter().map(scored).collect::<Result<_>>()?;
             let mut sums = BTreeMap::<&str, Sums>::new();
             let mut bins = [Sums::default(); 4];
             for (source, (image, by_size)) in &scores {
@@ -154,7 +153,8 @@ fn main() -> Result<()> {
             let sums: Vec<_> = sums.iter().map(|(key, sum)| format!("{key} {}", sum.line())).collect();
             let bins: Vec<_> =
                 bins.iter().map(|b| format!("{:.2} (×{:.2})", b.hit / b.truth, b.predicted / b.truth)).collect();
-            println!("{name:14} {kind:?}: {} | recall by size {}", sums.join(", "), bins.join(", "));
+            println!("{name:14} {kind}: {} | recall by size {}", sums.join(", "), bins.join(", "));
+            print!("{steps}");
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use gsacp_train::data::dataset::Dataset;
 use gsacp_train::data::patch::Patch;
-use gsacp_train::data::points::{Kind, Source};
+use gsacp_train::data::points::{Kind, Point, Source};
 use gsacp_train::data::train_set::{Reading, TrainSet};
 
 fn gsacp(arguments: &[&str], folder: &Path) -> Output {
@@ -101,35 +101,32 @@ fn a_training_set_reads_points_from_masks_and_from_files_alike() {
     let root = folder.path().join("set");
     let dataset = Dataset::open(&root, Path::new("train")).unwrap();
     let reading = |points| Reading { points, masks: true, resize_mask: false };
-    let prior = |image: &gsacp_train::data::image::GrayImage, points: &[gsacp_train::data::points::Point]| {
-        assert_eq!((image.width, image.height), (96, 64));
-        let patch = |p: &gsacp_train::data::points::Point| Patch {
-            x0: p.x as i32,
-            y0: p.y as i32,
-            width: 1,
-            height: 1,
-            values: vec![1.0],
-        };
-        points.iter().map(patch).collect()
-    };
-    let made = TrainSet::read(&dataset, &reading(Source::Masks { kind: Kind::Centroid, seed: 0 }), &prior).unwrap();
-    let read = TrainSet::read(&dataset, &reading(Source::File(root.join("points.json"))), &prior).unwrap();
+    let made = TrainSet::read(&dataset, &reading(Source::Masks { kind: Kind::Centroid, seed: 0 })).unwrap();
+    let mut read = TrainSet::read(&dataset, &reading(Source::File(root.join("points.json")))).unwrap();
     assert_eq!(made.items.len(), 8);
     for (a, b) in made.items.iter().zip(&read.items) {
         assert_eq!((&a.name, &a.points, &a.patches), (&b.name, &b.points, &b.patches));
-        assert!(a.mask.is_some());
+        assert!(a.mask.is_some() && a.patches.iter().all(Patch::is_empty));
     }
+    // Each point is given the prior that is drawn for it, in order, and one is drawn for each.
+    let pixel = |p: &Point| Patch { x0: p.x as i32, y0: p.y as i32, width: 1, height: 1, values: vec![1.0] };
+    read.draw("drawing pixels", |item| item.points.iter().map(pixel).collect()).unwrap();
+    for item in &read.items {
+        assert_eq!(item.patches, item.points.iter().map(pixel).collect::<Vec<_>>());
+    }
+    let message = read.draw("drawing too few", |_| Vec::new()).unwrap_err().to_string();
+    assert!(message.contains("synth_0000") && message.contains("0 priors"), "{message}");
     assert_eq!(made.normalisation().unwrap(), dataset.normalisation().unwrap());
 
     // Points alone need no masks; a point outside its image is refused by name.
     std::fs::remove_dir_all(root.join("masks")).unwrap();
     let dataset = Dataset::open(&root, Path::new("train")).unwrap();
     let from_file = |path| Reading { points: Source::File(path), masks: false, resize_mask: false };
-    assert!(TrainSet::read(&dataset, &from_file(root.join("points.json")), &prior).is_ok());
-    assert!(TrainSet::read(&dataset, &reading(Source::Masks { kind: Kind::Coarse, seed: 0 }), &prior).is_err());
+    assert!(TrainSet::read(&dataset, &from_file(root.join("points.json"))).is_ok());
+    assert!(TrainSet::read(&dataset, &reading(Source::Masks { kind: Kind::Coarse, seed: 0 })).is_err());
     let text = std::fs::read_to_string(root.join("points.json")).unwrap();
     let far = folder.path().join("far.json");
     std::fs::write(&far, text.replacen("[[", "[[96,0],[", 1)).unwrap();
-    let message = format!("{:#}", TrainSet::read(&dataset, &from_file(far), &prior).unwrap_err());
+    let message = format!("{:#}", TrainSet::read(&dataset, &from_file(far)).unwrap_err());
     assert!(message.contains("far.json") && message.contains("synth_0000") && message.contains("(96, 0)"), "{message}");
 }

@@ -82,14 +82,22 @@ fn bad_input_is_named_and_leaves_no_run_folder() {
     let bad_points = folder.path().join("points.json");
     std::fs::write(&bad_points, "{\"a\": [[1, -2]]}").unwrap();
     let bad_points = bad_points.display().to_string();
-    let cases: [(&[&str], &str); 13] = [
+    let cases: [(&[&str], &str); 15] = [
         (&["--set", "data.crop=33"], "crop = 33"),
         (&["--set", "model.width=half"], "width"),
         (&["--config", "none.toml"], "none.toml"),
         (&["--list", "none"], "no list none"),
         (&["--val-list", "none"], "no list none"),
         (&["--points", &bad_points], "points.json"),
-        (&["--point-kind", "coarse", "--set", "supervision.prior.centred=true"], "takes points for centroids"),
+        (
+            &["--point-kind", "coarse", "--set", "supervision.prior.centred=true"],
+            "prior.centred takes points for centroids",
+        ),
+        (
+            &["--point-kind=coarse", "--set", "supervision.prior.registered=true", "--set", "data.flips=false"],
+            "prior.registered takes points for centroids",
+        ),
+        (&["--set", "supervision.prior.registered=true"], "set data.flips = false"),
         (&["--init", "none.safetensors"], "none.safetensors"),
         (&["--set", "quantisation.aware=true"], "quantisation.aware fine-tunes a trained model: give it with --init"),
         (&["--set", "model.frozen_norms=true"], "give it with --init"),

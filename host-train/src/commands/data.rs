@@ -263,7 +263,7 @@ impl Crops {
         let config = self.config.load(None)?;
         let source = self.data.source();
         let dataset = Dataset::open(&source.dir, &source.list)?;
-        let set = source.read(&config, &dataset, false, &config.supervision.prior())?;
+        let set = source.read(&config, &dataset, false, true)?;
         let (plan, batches) = (config.plan(), set.batches_per_epoch(config.schedule.batch));
         let crops = (0..).flat_map(|batch| {
             let Batch { names, images, seeds, .. } = set.batch(&plan, (batch / batches) as u64, batch % batches);

@@ -7,11 +7,10 @@ use clap::Args;
 
 use super::train::DataArgs;
 use crate::data::dataset::Dataset;
-use crate::data::image::GrayImage;
-use crate::data::points::{self, Point};
-use crate::data::train_set::{Reading, TrainSet, no_prior};
+use crate::data::points;
+use crate::data::train_set::{Reading, TrainSet};
 use crate::evaluate::{self, Detector, Engine, clutter};
-use crate::supervision::prior::{PriorConfig, draw_all};
+use crate::supervision::prior::{PriorConfig, draw_set};
 
 /// Finds where a model fires away from every point, with --missed the points where it does not fire, and with --large
 /// those of large targets; writes the places for `gsacp train --clutter`.
@@ -49,12 +48,10 @@ impl Mine {
         let source = self.data.source();
         let detector = Detector::load(&self.model, Engine::of_file(&self.model)?)?;
         let reading = Reading { points: source.points.clone(), masks: false, resize_mask: false };
-        let prior = PriorConfig::default();
-        let prior = |image: &GrayImage, points: &[Point]| match self.large {
-            Some(_) => draw_all(image, points, &prior),
-            None => no_prior(image, points),
-        };
-        let set = TrainSet::read(&Dataset::open(&source.dir, &source.list)?, &reading, &prior)?;
+        let mut set = TrainSet::read(&Dataset::open(&source.dir, &source.list)?, &reading)?;
+        if self.large.is_some() {
+            draw_set(&mut set, &PriorConfig::default())?;
+        }
         let search = clutter::Search {
             clutter: evaluate::to_steps(self.logit),
             away: self.away,

@@ -10,7 +10,6 @@ use serde_json::json;
 
 use super::train::CropArgs;
 use crate::data::dataset::Dataset;
-use crate::data::train_set::no_prior;
 use crate::model::{Msda, StateDict};
 use crate::soup::choice::{Choice, Mode, choose};
 use crate::soup::{Members, late_checkpoints, statistics};
@@ -122,7 +121,7 @@ impl SoupArgs {
     /// The crops that statistics are measured on.
     fn batches_of(&self, members: &Members, source: &DataSource, training: &Dataset) -> Result<Vec<Tensor>> {
         // Crops need the points and no prior.
-        let set = source.read(&members.config, training, false, &no_prior)?;
+        let set = source.read(&members.config, training, false, false)?;
         statistics::batches(&set, &members.config, self.batches, &members.info)
     }
 

@@ -34,7 +34,7 @@ pub struct Augment {
     /// Factors of the images' sides: every image takes part once at each of them, with its priors as they are at its own size. From 0.25
     /// to 4.
     pub scales: Vec<f32>,
-    /// Draw one of the eight flips and transposes.
+    /// Draw one of the eight flips and transposes. Off where labels have a direction (`supervision.prior.registered`).
     pub flips: bool,
     /// Contrast about the crop's mean: a factor from 1 ± this, 0 to below 1.
     pub contrast: f32,

@@ -193,6 +193,31 @@ impl Moments {
 }
 
 impl GrayImage {
+    /// The image moved to the right and down by parts of a pixel, by Catmull and Rom's cubic; its edges are continued.
+    pub fn moved(&self, right: f32, down: f32) -> Self {
+        let (width, height) = (self.width as i32, self.height as i32);
+        let taps = |step: f32| {
+            // Pixel i shows what lies at i − step: between i + first and the next, at `t` from the former.
+            let first = (-step).floor();
+            let t = -step - first;
+            let weights = [
+                ((2.0 - t) * t - 1.0) * t / 2.0,
+                ((3.0 * t - 5.0) * t * t + 2.0) / 2.0,
+                ((4.0 - 3.0 * t) * t + 1.0) * t / 2.0,
+                (t - 1.0) * t * t / 2.0,
+            ];
+            (first as i32 - 1..).zip(weights)
+        };
+        let at =
+            |pixels: &[f32], x: i32, y: i32| pixels[(y.clamp(0, height - 1) * width + x.clamp(0, width - 1)) as usize];
+        let places = || (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
+        let along = places().map(|(x, y)| taps(right).map(|(tap, weight)| weight * at(&self.pixels, x + tap, y)).sum());
+        let along: Vec<f32> = along.collect();
+        let pixels =
+            places().map(|(x, y)| taps(down).map(|(tap, weight)| weight * at(&along, x, y + tap)).sum()).collect();
+        Self { pixels, ..*self }
+    }
+
     /// Reads an image file as [`StoredImage::open`] does.
     pub fn open(path: &Path) -> Result<Self> {
         Ok(StoredImage::open(path)?.to_gray())

@@ -82,6 +82,16 @@ impl Patch {
         self.values.iter().enumerate().filter(|&(_, &g)| g > 0.5).map(move |(i, _)| at(i))
     }
 
+    /// Column and row of the mask's centroid; not a number where there is no mask.
+    pub fn centroid(&self) -> [f64; 2] {
+        let (mut sum, mut count) = ([0f64; 2], 0.0);
+        for (x, y) in self.mask() {
+            sum = [sum[0] + f64::from(x), sum[1] + f64::from(y)];
+            count += 1.0;
+        }
+        sum.map(|sum| sum / count)
+    }
+
     /// Number of pixels of the mask.
     pub fn area(&self) -> usize {
         self.mask().count()

@@ -17,14 +17,6 @@ use super::points::{self, Labels, Point, Source};
 use super::progress::in_order;
 use super::random::{permutation, stream};
 
-/// Computes the local prior of every point of an image, in image coordinates: one patch per point, in order.
-pub type Prior<'a> = dyn Fn(&GrayImage, &[Point]) -> Vec<Patch> + Sync + 'a;
-
-/// Nothing around any point, where only the places of the points are needed.
-pub fn no_prior(_: &GrayImage, points: &[Point]) -> Vec<Patch> {
-    vec![Patch::default(); points.len()]
-}
-
 /// One image with its labels.
 #[derive(Clone, Debug)]
 pub struct Item {
@@ -36,7 +28,7 @@ pub struct Item {
     pub mask: Option<Mask>,
     /// Its point labels.
     pub points: Vec<Point>,
-    /// The prior of each point, in image coordinates.
+    /// The prior of each point, in image coordinates; empty before any is [drawn](TrainSet::draw).
     pub patches: Vec<Patch>,
 }
 
@@ -154,9 +146,9 @@ pub struct Plan {
 }
 
 impl TrainSet {
-    /// Reads every image of `dataset`, its points and, where asked, its mask, and computes the priors (all threads,
-    /// with a progress display). The first error in list order stops.
-    pub fn read(dataset: &Dataset, reading: &Reading, prior: &Prior<'_>) -> Result<Self> {
+    /// Reads every image of `dataset`, its points and, where asked, its mask (all threads, with a progress display). The first error in list
+    /// order stops.
+    pub fn read(dataset: &Dataset, reading: &Reading) -> Result<Self> {
         let labels = match &reading.points {
             Source::File(path) => Some((points::read(path)?, path.as_path())),
             Source::Masks { .. } => None,
@@ -165,8 +157,27 @@ impl TrainSet {
             dataset.require_masks()?;
         }
         let labels = labels.as_ref().map(|(labels, path)| (labels, *path));
-        let read = |_: &mut (), sample: &Sample| read_item(sample, reading, labels, prior);
+        let read = |_: &mut (), sample: &Sample| read_item(sample, reading, labels);
         Self::new(in_order("reading images", &dataset.samples, || (), read)?)
+    }
+
+    /// Gives every point the prior that `prior` draws for it: one patch per point of an item, in image coordinates and in order (all threads, with a progress
+    /// display of `what`).
+    pub fn draw(&mut self, what: &str, prior: impl Fn(&Item) -> Vec<Patch> + Sync + Send) -> Result<()> {
+        // An image without points is not looked at.
+        let drawn = |_: &mut (), item: &Item| Ok(if item.points.is_empty() { Vec::new() } else { prior(item) });
+        let patches = in_order(what, &self.items, || (), drawn)?;
+        for (item, patches) in self.items.iter_mut().zip(patches) {
+            ensure!(
+                item.points.len() == patches.len(),
+                "{} has {} points and {} priors",
+                item.name,
+                item.points.len(),
+                patches.len()
+            );
+            item.patches = patches;
+        }
+        Ok(())
     }
 
     /// From images already in memory; an error if there is none or a patch is missing.
@@ -342,7 +353,7 @@ struct Turn {
     clutter: Option<Point>,
 }
 
-fn read_item(sample: &Sample, reading: &Reading, labels: Option<(&Labels, &Path)>, prior: &Prior<'_>) -> Result<Item> {
+fn read_item(sample: &Sample, reading: &Reading, labels: Option<(&Labels, &Path)>) -> Result<Item> {
     let image = StoredImage::open(&sample.image)?;
     let mask = match labels.is_none() || reading.masks {
         true => Some(sample.load_mask(image.width, image.height, reading.resize_mask)?),
@@ -355,8 +366,7 @@ fn read_item(sample: &Sample, reading: &Reading, labels: Option<(&Labels, &Path)
         }
         _ => None.context("no point labels")?,
     };
-    // An image without points is not looked at.
-    let patches = if points.is_empty() { Vec::new() } else { prior(&image.to_gray(), &points) };
+    let patches = vec![Patch::default(); points.len()];
     Ok(Item { name: sample.name.clone(), image, mask: mask.filter(|_| reading.masks), points, patches })
 }
 

@@ -21,10 +21,7 @@ use self::distill::DistillConfig;
 use self::gsacp::{GsacpConfig, Moment};
 use self::prior::PriorConfig;
 use self::projection::Projection;
-use crate::data::image::GrayImage;
-use crate::data::patch::Patch;
-use crate::data::points::Point;
-use crate::data::train_set::Batch;
+use crate::data::train_set::{Batch, TrainSet};
 use crate::model::Outputs;
 
 /// Where the loss comes from.
@@ -67,11 +64,11 @@ impl SupervisionConfig {
         self.method == Method::Full
     }
 
-    /// The priors of the points of an image, in order.
-    pub fn prior(&self) -> impl Fn(&GrayImage, &[Point]) -> Vec<Patch> + Sync + '_ {
-        |image, points| match self.method {
-            Method::Gsacp => prior::draw_all(image, points, &self.prior),
-            Method::Full | Method::Distill => vec![Patch::default(); points.len()],
+    /// Draws the priors of the points of `set`, where the method asks for any.
+    pub fn draw_priors(&self, set: &mut TrainSet) -> Result<()> {
+        match self.method {
+            Method::Gsacp => prior::draw_set(set, &self.prior).map(drop),
+            Method::Full | Method::Distill => Ok(()),
         }
     }
 }
@@ -168,6 +165,7 @@ fn fraction(step: u64, total: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::patch::Patch;
     use crate::data::train_set::Seed;
     use crate::nn::testing::{difference, random};
 

@@ -225,6 +225,10 @@ impl RunConfig {
         ensure!(matches!(channels, 1 | 3), "model.input_channels is {channels}, and the network has 1 or 3");
         self.data.validate().context("in [data]")?;
         self.supervision.validate().context("in [supervision]")?;
+        ensure!(
+            !(self.supervision.prior.registered && self.data.flips),
+            "supervision.prior.registered moves masks in one direction, which mirrored crops turn, so that no network can learn it: set data.flips = false"
+        );
         let images = self.quantisation.images;
         ensure!((1..=100_000).contains(&images), "quantisation.images is {images}, outside 1..=100000");
         within("optimizer.beta1", self.optimizer.beta1, 0.0, 0.9999)?;

@@ -13,7 +13,7 @@ use super::teachers::Teachers;
 use super::trainer::Trainer;
 use crate::data::dataset::Dataset;
 use crate::data::points::{Kind, Point, Source};
-use crate::data::train_set::{Prior, Reading, TrainSet};
+use crate::data::train_set::{Reading, TrainSet};
 use crate::model::StateDict;
 use crate::quantize::observe::{self, Observations};
 use crate::quantize::{Ranges, groups};
@@ -35,17 +35,20 @@ pub struct DataSource {
 }
 
 impl DataSource {
-    /// What a run with `config` draws its crops from: the images of `dataset` with their points, `prior` around each and, where asked,
+    /// What a run with `config` draws its crops from: the images of `dataset` with their points, where asked the priors around these and
     /// their masks, the clutter, all of it at every scale. Errors: coarse points where priors take them for centroids, clutter
     /// that no crop would show, crops without clutter, and what [`TrainSet`]'s own steps refuse.
-    pub fn read(&self, config: &RunConfig, dataset: &Dataset, masks: bool, prior: &Prior<'_>) -> Result<TrainSet> {
-        let coarse = matches!(self.points, Source::Masks { kind: Kind::Coarse, .. });
-        ensure!(
-            !(coarse && config.supervision.prior.centred),
-            "supervision.prior.centred takes points for centroids, and coarse ones are not: leave one of them out"
-        );
+    pub fn read(&self, config: &RunConfig, dataset: &Dataset, masks: bool, priors: bool) -> Result<TrainSet> {
+        if let (Source::Masks { kind: Kind::Coarse, .. }, Some(key)) =
+            (&self.points, config.supervision.prior.needs_centroids())
+        {
+            bail!("supervision.prior.{key} takes points for centroids, and coarse ones are not: leave one of them out");
+        }
         let reading = Reading { points: self.points.clone(), masks, resize_mask: false };
-        let mut set = TrainSet::read(dataset, &reading, prior)?;
+        let mut set = TrainSet::read(dataset, &reading)?;
+        if priors {
+            config.supervision.draw_priors(&mut set)?;
+        }
         let share = config.data.clutter_share;
         match &self.clutter {
             Some(path) => {
@@ -71,7 +74,7 @@ pub fn prepare(config: RunConfig, source: &DataSource, device: &Device) -> Resul
     );
     let teachers = Teachers::load(&source.teachers, device)?;
     let dataset = Dataset::open(&source.dir, &source.list)?;
-    let set = source.read(&config, &dataset, config.supervision.needs_masks(), &config.supervision.prior())?;
+    let set = source.read(&config, &dataset, config.supervision.needs_masks(), true)?;
     let fingerprint = fingerprint(&dataset, &set, &source.teachers)?;
     let total = config.schedule.total_steps(set.batches_per_epoch(config.schedule.batch) as u64);
     let mut trainer = Trainer::new(config, set.normalisation()?, total, fingerprint, code_version(), device)?;

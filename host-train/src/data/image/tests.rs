@@ -189,3 +189,23 @@ fn mirror_images_are_those_worked_by_hand() {
         assert_eq!(image.mirrored(columns, rows), StoredImage { samples, ..image });
     }
 }
+
+#[test]
+fn an_image_is_moved_by_parts_of_a_pixel() {
+    // A plane: a cubic that goes through its points keeps it, away from the edges, which are continued.
+    let plane = |right: f32, down: f32| {
+        (0..48).map(|i| (i % 8) as f32 - right + 10.0 * ((i / 8) as f32 - down)).collect::<Vec<_>>()
+    };
+    let image = GrayImage { width: 8, height: 6, pixels: plane(0.0, 0.0) };
+    assert_eq!(image.moved(0.0, 0.0), image);
+    for (right, down) in [(0.5, -0.25), (-0.4375, 1.0), (-1.0, -0.875)] {
+        let (moved, expected) = (image.moved(right, down), plane(right, down));
+        for i in (0..48).filter(|i| (3..5).contains(&(i % 8)) && (2..4).contains(&(i / 8))) {
+            assert!((moved.pixels[i] - expected[i]).abs() < 1e-4, "{right} {down}: pixel {i}");
+        }
+    }
+    assert_eq!(image.moved(1.0, 0.0).pixels[..8], [0.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    // Half a pixel of a lone one: −1/16, 9/16, 9/16, −1/16.
+    let lone = GrayImage { width: 8, height: 1, pixels: vec![0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0] };
+    assert_eq!(lone.moved(0.5, 0.0).pixels, [0.0, 0.0, -0.0625, 0.5625, 0.5625, -0.0625, 0.0, 0.0]);
+}

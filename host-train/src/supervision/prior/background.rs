@@ -1,7 +1,7 @@
 //! What surrounds a target: a plane, a level, a noise.
 
-use super::View;
 use super::config::PriorConfig;
+use super::{LEAST_CONTRAST, View};
 
 /// Half-side of the square around the seed that the background plane does not see.
 const CORE: i32 = 4;
@@ -29,6 +29,11 @@ impl Background {
         rest.iter_mut().for_each(|value| *value = (*value - median).abs());
         // 1.4826 times the median absolute deviation is the standard deviation of a normal distribution.
         Self { level, slope, noise: 1.4826 * percentile(&mut rest, 0.5) }
+    }
+
+    /// How much brighter the pixel `seed` is, at least [`LEAST_CONTRAST`].
+    pub fn contrast(&self, view: View, seed: (i32, i32)) -> f32 {
+        (view.at(seed.0, seed.1) - self.level).max(LEAST_CONTRAST)
     }
 }
 

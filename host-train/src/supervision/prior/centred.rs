@@ -15,7 +15,7 @@
 //! outlines would have. Costs for κ and for the window, alone or beside this one, and other shares of it give as
 //! much or less (0.715 to 0.730, and 0.743 to 0.748; a script, some thousand settings).
 
-use super::{Background, PriorConfig, View, region};
+use super::{Pen, PriorConfig, View, region};
 use crate::data::patch::Patch;
 use crate::data::points::Point;
 
@@ -26,26 +26,18 @@ const WINDOWS: [i32; 8] = [7, 9, 11, 13, 16, 20, 26, 36];
 /// What an area e times as large, or as small, is worth in pixels of the centroid.
 const AREA_COST: f32 = 0.5;
 
-/// Of the outlines around `seed` with the distance factor's spread `sigma` the one that `centroid` fits best; `own`, which was drawn
-/// with the window `half`, where it is as good as another.
-pub(super) fn refined(
-    own: Patch,
-    view: View,
-    centroid: Point,
-    seed: (i32, i32),
-    half: i32,
-    sigma: f32,
-    config: &PriorConfig,
-) -> Patch {
+/// Of the outlines that other windows and κ around `pen`'s draw the one that `centroid` fits best; `own`, which `pen` drew, where it is
+/// as good as another.
+pub(super) fn refined(own: Patch, pen: Pen, view: View, centroid: Point, config: &PriorConfig) -> Patch {
     let area = own.area() as f32;
     let mut best = (miss(&own, centroid), own);
-    for window in std::iter::once(half).chain(WINDOWS) {
+    for half in std::iter::once(pen.half).chain(WINDOWS) {
         if best.0 == 0.0 {
             break;
         }
-        let background = Background::around(view, seed.0, seed.1, window, config);
+        let background = Pen { half, ..pen }.background(view, config);
         for step in KAPPA_STEPS {
-            let patch = region(view, seed, &background, sigma, config.kappa + step as f32 / 40.0, config);
+            let patch = region(view, &Pen { kappa: pen.kappa + step as f32 / 40.0, ..pen }, &background, config);
             let cost = miss(&patch, centroid) + AREA_COST * (patch.area() as f32 / area).ln().abs();
             if cost < best.0 {
                 best = (cost, patch);
@@ -57,17 +49,13 @@ pub(super) fn refined(
 
 /// How far the centroid of {g > ½} is from the pixel `point`, whose centroids are those of which it is the floor.
 fn miss(patch: &Patch, point: Point) -> f32 {
-    let [mut sum_x, mut sum_y, mut count] = [0f64; 3];
-    for (x, y) in patch.mask() {
-        sum_x += f64::from(x);
-        sum_y += f64::from(y);
-        count += 1.0;
-    }
-    let outside = |sum: f64, at: u32| {
-        let offset = sum / count - f64::from(at);
-        (-offset).max(offset - 1.0).max(0.0)
-    };
-    outside(sum_x, point.x).hypot(outside(sum_y, point.y)) as f32
+    let [x, y] = patch.centroid();
+    beside(x - f64::from(point.x)).hypot(beside(y - f64::from(point.y))) as f32
+}
+
+/// How far a coordinate that is `offset` more than a point's is from those of which the point is the floor.
+pub(super) fn beside(offset: f64) -> f64 {
+    (-offset).max(offset - 1.0).max(0.0)
 }
 
 #[cfg(test)]

@@ -43,6 +43,10 @@ pub struct PriorConfig {
     pub kappa: f32,
     /// How much κ falls per unit of noise-to-contrast ratio.
     pub kappa_noise: f32,
+    /// How much κ rises where a target's contrast is e times 80 grey levels of 255.
+    pub kappa_contrast: f32,
+    /// How much κ rises per unit of steepness, the largest slope over the contrast, above 0.45 a pixel.
+    pub kappa_steepness: f32,
     /// Order of the intensity factor; 1 is a Gaussian.
     pub intensity_order: i32,
     /// Half-side of the background window (15: 31×31).
@@ -59,6 +63,9 @@ pub struct PriorConfig {
     pub seed_shift: u32,
     /// Whether points are centroids, so that the outline that lies evenly around its point is the one to take (contrast form).
     pub centred: bool,
+    /// Whether points are centroids that may lie beside their targets, all of a kind by the same step, which is found and taken off
+    /// (contrast form; not together with `data.flips`).
+    pub registered: bool,
     /// Level of g whose seed component is kept, in (0, 1).
     pub component_level: f32,
     /// σ_I of the absolute form, grey scale [0, 1].
@@ -75,6 +82,8 @@ impl Default for PriorConfig {
             distance_order: 2,
             kappa: 0.617,
             kappa_noise: 0.21,
+            kappa_contrast: 0.0,
+            kappa_steepness: 0.0,
             intensity_order: 2,
             window: 15,
             window_base: 6.0,
@@ -83,6 +92,7 @@ impl Default for PriorConfig {
             tilt: true,
             seed_shift: 2,
             centred: false,
+            registered: false,
             component_level: 0.5,
             sigma_intensity: 0.1,
         }
@@ -110,6 +120,14 @@ impl PriorConfig {
         Self { form: Form::Absolute, sigma: 6.0, sigma_intensity: 0.1, ..Self::default() }
     }
 
+    /// The key, if there is one, that takes points for centroids.
+    pub fn needs_centroids(&self) -> Option<&'static str> {
+        [("centred", self.centred), ("registered", self.registered)]
+            .into_iter()
+            .find(|(_, asked)| *asked)
+            .map(|(key, _)| key)
+    }
+
     /// An error that names the key when a number is out of range.
     pub fn validate(&self) -> Result<()> {
         for (key, value) in [("sigma", self.sigma), ("kappa", self.kappa), ("sigma_intensity", self.sigma_intensity)] {
@@ -129,10 +147,12 @@ impl PriorConfig {
             "prior.component_level = {}: give a level between 0 and 1",
             self.component_level
         );
-        ensure!(
-            !(self.centred && self.form == Form::Absolute),
-            "prior.centred chooses among outlines of the contrast form: the absolute one has no other"
-        );
+        for (key, asked) in [("centred", self.centred), ("registered", self.registered)] {
+            ensure!(
+                !(asked && self.form == Form::Absolute),
+                "prior.{key} = true looks at outlines of the contrast form: the absolute one draws none"
+            );
+        }
         ensure!((1..=64).contains(&self.window), "prior.window = {}: give 1 to 64 px", self.window);
         ensure!(self.seed_shift <= 8, "prior.seed_shift = {}: give 0 to 8 px", self.seed_shift);
         for (key, value) in [
@@ -140,6 +160,8 @@ impl PriorConfig {
             ("window_per_radius", self.window_per_radius),
             ("sigma_per_radius", self.sigma_per_radius),
             ("kappa_noise", self.kappa_noise),
+            ("kappa_contrast", self.kappa_contrast),
+            ("kappa_steepness", self.kappa_steepness),
         ] {
             ensure!((0.0..=64.0).contains(&value), "prior.{key} = {value}: give a number from 0 to 64");
         }

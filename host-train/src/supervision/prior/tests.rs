@@ -162,3 +162,32 @@ fn a_bad_number_is_an_error_that_names_its_key() {
     }
     assert!(toml::from_str::<PriorConfig>("kapa = 1").is_err());
 }
+
+#[test]
+fn kappa_follows_contrast_and_steepness() {
+    let drawn = |contrast: f32, config: &PriorConfig| {
+        let scaled = image(48, 48, |x, y| 0.2 + (square(x, y) - 0.2) / 0.3 * contrast);
+        draw(&scaled, MIDDLE, config)
+    };
+    let near = |a: &Patch, b: &Patch| a.values.iter().zip(&b.values).all(|(a, b)| (a - b).abs() < 1e-4);
+    // A soft edge, of which κ decides how high it lies: half the square's contrast around it.
+    let kappa = |kappa| PriorConfig { kappa, ..PriorConfig::default() };
+    let by_contrast = PriorConfig { kappa_contrast: 0.05, ..PriorConfig::default() };
+    let dim = 80.0 / 255.0 / std::f32::consts::E;
+    assert_eq!(drawn(dim, &by_contrast).area(), drawn(dim, &kappa(0.567)).area());
+    let ring = image(48, 48, |x, y| {
+        let edge = (x - 20.0).abs().max((y - 20.0).abs()) == 2.0;
+        square(x, y).max(if edge { 0.25 } else { 0.0 })
+    });
+    // The contrast is 0.3: κ − 0.05 · ln(80/255/0.3) = κ − 0.0022, which the ring's values show.
+    assert!(near(&draw(&ring, MIDDLE, &by_contrast), &draw(&ring, MIDDLE, &kappa(0.617 - 0.0022))));
+    // At the square's corners both differences are (0.5 − 0.25)/2: 0.1768/0.3 = 0.589 of the contrast a pixel, 0.139 more than usual.
+    let by_steepness = PriorConfig { kappa_steepness: 0.5, ..PriorConfig::default() };
+    assert!(near(&draw(&ring, MIDDLE, &by_steepness), &draw(&ring, MIDDLE, &kappa(0.617 + 0.0696))));
+    assert!(!near(&draw(&ring, MIDDLE, &by_steepness), &draw(&ring, MIDDLE, &kappa(0.617))));
+    // No further than 0.15 up and 0.25 down.
+    let steeper = PriorConfig { kappa_steepness: 50.0, ..PriorConfig::default() };
+    assert!(near(&draw(&ring, MIDDLE, &steeper), &draw(&ring, MIDDLE, &kappa(0.767))));
+    let dimmer = PriorConfig { kappa_contrast: 50.0, ..PriorConfig::default() };
+    assert!(near(&draw(&ring, MIDDLE, &dimmer), &draw(&ring, MIDDLE, &kappa(0.367))));
+}
