@@ -206,15 +206,17 @@ impl GrayImage {
                 ((4.0 - 3.0 * t) * t + 1.0) * t / 2.0,
                 (t - 1.0) * t * t / 2.0,
             ];
-            (first as i32 - 1..).zip(weights)
+            [-1, 0, 1, 2].map(|tap| first as i32 + tap).into_iter().zip(weights).collect::<Vec<_>>()
         };
+        let (across, along) = (taps(right), taps(down));
         let at =
             |pixels: &[f32], x: i32, y: i32| pixels[(y.clamp(0, height - 1) * width + x.clamp(0, width - 1)) as usize];
         let places = || (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
-        let along = places().map(|(x, y)| taps(right).map(|(tap, weight)| weight * at(&self.pixels, x + tap, y)).sum());
-        let along: Vec<f32> = along.collect();
-        let pixels =
-            places().map(|(x, y)| taps(down).map(|(tap, weight)| weight * at(&along, x, y + tap)).sum()).collect();
+        let rows =
+            places().map(|(x, y)| across.iter().map(|(tap, weight)| weight * at(&self.pixels, x + tap, y)).sum());
+        let rows: Vec<f32> = rows.collect();
+        let pixels = places().map(|(x, y)| along.iter().map(|(tap, weight)| weight * at(&rows, x, y + tap)).sum());
+        let pixels = pixels.collect();
         Self { pixels, ..*self }
     }
 

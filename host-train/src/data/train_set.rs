@@ -38,6 +38,13 @@ impl Item {
         [self.image.width, self.image.height]
     }
 
+    /// An error where points and priors are not as many.
+    fn check(&self) -> Result<()> {
+        let (points, priors) = (self.points.len(), self.patches.len());
+        ensure!(points == priors, "{} has {points} points and {priors} priors", self.name);
+        Ok(())
+    }
+
     /// Itself `scale` times as large. Each prior is that of the image's own size: redrawn on a larger image, whose edges are less
     /// steep, it comes out smaller (`prior_score --scale`).
     fn at_scale(&self, scale: f32) -> Result<Self> {
@@ -168,14 +175,8 @@ impl TrainSet {
         let drawn = |_: &mut (), item: &Item| Ok(if item.points.is_empty() { Vec::new() } else { prior(item) });
         let patches = in_order(what, &self.items, || (), drawn)?;
         for (item, patches) in self.items.iter_mut().zip(patches) {
-            ensure!(
-                item.points.len() == patches.len(),
-                "{} has {} points and {} priors",
-                item.name,
-                item.points.len(),
-                patches.len()
-            );
             item.patches = patches;
+            item.check()?;
         }
         Ok(())
     }
@@ -184,13 +185,7 @@ impl TrainSet {
     pub fn new(items: Vec<Item>) -> Result<Self> {
         ensure!(!items.is_empty(), "a training set needs at least one image");
         for item in &items {
-            ensure!(
-                item.points.len() == item.patches.len(),
-                "{} has {} points and {} priors",
-                item.name,
-                item.points.len(),
-                item.patches.len()
-            );
+            item.check()?;
         }
         Ok(Self { items, clutter: Vec::new() })
     }

@@ -1,6 +1,6 @@
 //! The numbers of the prior.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 /// Which intensity factor r_k.
@@ -147,11 +147,8 @@ impl PriorConfig {
             "prior.component_level = {}: give a level between 0 and 1",
             self.component_level
         );
-        for (key, asked) in [("centred", self.centred), ("registered", self.registered)] {
-            ensure!(
-                !(asked && self.form == Form::Absolute),
-                "prior.{key} = true looks at outlines of the contrast form: the absolute one draws none"
-            );
+        if let (Form::Absolute, Some(key)) = (self.form, self.needs_centroids()) {
+            bail!("prior.{key} = true looks at outlines of the contrast form: the absolute one draws none");
         }
         ensure!((1..=64).contains(&self.window), "prior.window = {}: give 1 to 64 px", self.window);
         ensure!(self.seed_shift <= 8, "prior.seed_shift = {}: give 0 to 8 px", self.seed_shift);

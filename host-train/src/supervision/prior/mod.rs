@@ -66,24 +66,21 @@ const MOST_SIGMA: f32 = 40.0;
 const USUAL_CONTRAST: f32 = 80.0 / 255.0;
 const USUAL_STEEPNESS: f32 = 0.45;
 /// How much contrast and steepness may change κ.
-const KAPPA_CHANGE: std::ops::RangeInclusive<f32> = -0.25..=0.15;
+const KAPPA_CHANGE: (f32, f32) = (-0.25, 0.15);
 /// Values below this are dropped from a patch.
 const LEAST_VALUE: f32 = 0.01;
 
 /// Draws the prior of every point of `set` (all threads, with a progress display); with `registered` twice, for what the set's points lie
 /// beside their targets, which is returned, is known only from all of them. `config` is [checked](PriorConfig::validate) where it is read.
 pub fn draw_set(set: &mut TrainSet, config: &PriorConfig) -> Result<Steps> {
-    let drawn = |config: &PriorConfig| {
-        let config = config.clone();
-        move |item: &Item| draw_all(&item.image.to_gray(), &item.points, &config)
-    };
+    // What points lie beside is asked of outlines that did not look at them.
+    let first = PriorConfig { centred: config.centred && !config.registered, ..config.clone() };
+    set.draw("drawing priors", |item: &Item| draw_all(&item.image.to_gray(), &item.points, &first))?;
     if !config.registered {
-        set.draw("drawing priors", drawn(config))?;
         return Ok(Steps::default());
     }
-    set.draw("drawing outlines", drawn(&PriorConfig { centred: false, ..config.clone() }))?;
     let steps = Steps::of(set);
-    set.draw("drawing priors", |item| steps.redraw(item, config))?;
+    set.draw("registering priors", |item| steps.redraw(item, config))?;
     Ok(steps)
 }
 
@@ -180,7 +177,7 @@ fn contrast(view: View, x: i32, y: i32, config: &PriorConfig) -> Patch {
         let contrast = pen.background(view, config).contrast(view, seed);
         let change = config.kappa_contrast * (contrast / USUAL_CONTRAST).ln()
             + config.kappa_steepness * (steepest(view, &patch) / contrast - USUAL_STEEPNESS);
-        pen.kappa += change.clamp(*KAPPA_CHANGE.start(), *KAPPA_CHANGE.end());
+        pen.kappa += change.clamp(KAPPA_CHANGE.0, KAPPA_CHANGE.1);
         patch = pen.draw(view, config);
     }
     if config.centred {
